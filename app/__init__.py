@@ -1,0 +1,1 @@
+"""WHO MAY, AND WHAT CAN BE DONE. Imports models only; knows nothing of Flask."""

@@ -1,0 +1,146 @@
+"""Every refusal by name. Nothing else may reach a person, and no sentence here carries anybody's record."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm.exc import StaleDataError
+
+
+class Refusal(Exception):
+    """Something that will not be done, with a sentence for the person who asked and an HTTP status."""
+
+    status: ClassVar[int] = 422
+    sentence: ClassVar[str] = "This cannot be done."
+
+    def __init__(self, sentence: str | None = None, *, field: str | None = None) -> None:
+        super().__init__(sentence or self.sentence)
+        self.field = field
+        """The form field the sentence belongs to, where there is one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotSignedIn(Refusal):
+    """There is no actor: nobody in particular may see nothing at all."""
+
+    status = 401
+    sentence = "Please sign in first."
+
+
+class Forbidden(Refusal):
+    """The policy does not grant this."""
+
+    status = 403
+    sentence = "Your role does not allow this. If you need it for your work, ask your administrator."
+
+
+class NotFound(Refusal):
+    """There is no such row, or none this actor may know of."""
+
+    status = 404
+    sentence = "There is no such record, or it is not open to you."
+
+
+class Ungated(Refusal):
+    """A statement the gate cannot vouch for: raw text, loose columns, a bulk write. A fault of ours, never let through."""
+
+    status = 500
+    sentence = "This request was stopped because it could not be checked. It has been noted."
+
+
+class NotRecorded(Refusal):
+    """The trail could not take the line, so the record is not shown."""
+
+    status = 503
+    sentence = "The record cannot be shown right now because the access log cannot be written. Please try again shortly."
+
+
+class OutOfService(Refusal):
+    """The database or the queue does not answer."""
+
+    status = 503
+    sentence = "Wardbook cannot reach its database right now. Nothing was lost; please try again in a moment."
+
+
+class Invalid(Refusal):
+    """What was typed or sent does not hold; `field` says where."""
+
+    status = 422
+    sentence = "Please check what you entered."
+
+
+class Conflict(Refusal):
+    """Somebody else changed the same thing first."""
+
+    status = 409
+    sentence = "Somebody else changed this record in the meantime. Look at it again, then repeat your change."
+
+
+class DuplicateIdentifier(Refusal):
+    """The same number of the same system already belongs to another patient."""
+
+    status = 409
+    sentence = "This identifier already belongs to another patient."
+
+
+class PossibleDuplicate(Refusal):
+    """Somebody very like this is registered already; the caller may look, and insist."""
+
+    status = 409
+    sentence = "There are patients very like this one. Please look before registering a second record."
+
+
+class TooLarge(Refusal):
+    """More was sent than is taken at once."""
+
+    status = 413
+    sentence = "This is too large to be taken at once."
+
+
+CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
+    "patient_identifier_once": (DuplicateIdentifier, DuplicateIdentifier.sentence, "identifier"),
+    "patient_name_length": (Invalid, "A name can have up to 200 letters.", "family"),
+    "patient_has_a_name": (Invalid, "Please enter a family name or a given name.", "family"),
+    "patient_birth_date_believable": (Invalid, "Please check the birth date.", "birth_date"),
+    "patient_multiple_birth_order": (Invalid, "Please check the birth order.", "multiple_birth_order"),
+    "patient_gender": (Invalid, "Please choose one of the genders offered.", "gender"),
+    "branch_code_key": (Conflict, "Another branch has this code already.", "code"),
+    "branch_code_shape": (Invalid, "A code is 2 to 12 capital letters or digits.", "code"),
+    "branch_organization_id_key": (Conflict, "This organization is a branch already.", "organization"),
+    "room_branch_id_name_key": (Conflict, "This branch has a room of that name already.", "name"),
+    "room_name_length": (Invalid, "A name has 1 to 80 letters.", "name"),
+    "room_capacity_positive": (Invalid, "A room has place for at least one.", "capacity"),
+    "organization_name_length": (Invalid, "A name has 1 to 200 letters.", "name"),
+    "practitioner_user_id_key": (Conflict, "This account belongs to another person already.", "user"),
+    "practitioner_user_has_home": (Invalid, "Somebody who signs in needs a home branch.", "home_branch"),
+    "encounter_ends_after_start": (Invalid, "A visit cannot end before it starts.", "ended_at"),
+    "ab_user_username_key": (Conflict, "This user name is taken.", "username"),
+    "ab_user_email_key": (Conflict, "This e-mail address is taken.", "email"),
+}
+"""What a broken constraint of the database means to a person."""
+
+
+def from_database(error: Exception) -> Refusal | None:
+    """The refusal a database error amounts to; None where it is no refusal but a fault."""
+    if isinstance(error, StaleDataError):
+        return Conflict()
+    if isinstance(error, IntegrityError):
+        name = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
+        if name in CONSTRAINTS:
+            kind, sentence, field = CONSTRAINTS[name]
+            return kind(sentence, field=field)
+        state = getattr(error.orig, "sqlstate", "")
+        if state == "23503":
+            return Conflict("Other records still refer to this one, or it refers to one that is gone.")
+        if state == "23505":
+            return Conflict("There is one like this already.")
+        return Invalid()
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError"}:
+            return OutOfService()
+        if type(error).__name__ == "DataError":
+            return Invalid("Something you entered is too long, or not of the right kind.")
+    return None

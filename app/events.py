@@ -1,0 +1,50 @@
+"""What happened, made known after the fact: `emit` in the transaction, the relay in `jobs/` after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from models.audit import EventOutbox
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened; carries ids only, so that whoever listens asks the gate for the rest."""
+
+
+@dataclass(frozen=True)
+class PatientRegistered(Event):
+    """A patient was registered, or who they are was changed."""
+
+    patient_id: int
+
+
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (PatientRegistered,)}
+Listener = Callable[[Any], None]
+_listeners: dict[type[Event], list[Listener]] = {}
+
+
+def emit(session: Session, event: Event) -> None:
+    """Write the event down in the caller's transaction; it is made known once that is committed."""
+    session.execute(insert(EventOutbox).values(name=type(event).__name__, payload=asdict(event)))
+
+
+def on(kind: type[Event]) -> Callable[[Listener], Listener]:
+    """Register a listener for a kind of event. It may be called twice for one event and must not mind."""
+
+    def register(listener: Listener) -> Listener:
+        _listeners.setdefault(kind, []).append(listener)
+        return listener
+
+    return register
+
+
+def listeners(name: str) -> tuple[type[Event], list[Listener]]:
+    """The kind of an event by name and those who listen. Raises KeyError for a name nobody knows."""
+    kind = KINDS[name]
+    return kind, _listeners.get(kind, [])

@@ -1,0 +1,188 @@
+"""Value sets. Each names the system it is taken from; nothing here is ours unless it says so."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class AdministrativeGender(StrEnum):
+    """http://hl7.org/fhir/administrative-gender"""
+
+    MALE = "male"
+    FEMALE = "female"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+class SexForClinicalUse(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/sex-parameter-for-clinical-use, shortened to its stem."""
+
+    MALE = "male-typical"
+    FEMALE = "female-typical"
+    SPECIFIED = "specified"
+    UNKNOWN = "unknown"
+
+
+class IdentifierUse(StrEnum):
+    """http://hl7.org/fhir/identifier-use"""
+
+    USUAL = "usual"
+    OFFICIAL = "official"
+    TEMP = "temp"
+    SECONDARY = "secondary"
+    OLD = "old"
+
+
+class LinkType(StrEnum):
+    """http://hl7.org/fhir/link-type"""
+
+    REPLACED_BY = "replaced-by"
+    REPLACES = "replaces"
+    REFER = "refer"
+    SEEALSO = "seealso"
+
+
+class EncounterStatus(StrEnum):
+    """http://hl7.org/fhir/encounter-status (R4)"""
+
+    PLANNED = "planned"
+    ARRIVED = "arrived"
+    TRIAGED = "triaged"
+    IN_PROGRESS = "in-progress"
+    ONLEAVE = "onleave"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    ENTERED_IN_ERROR = "entered-in-error"
+    UNKNOWN = "unknown"
+
+
+class ConditionClinicalStatus(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/condition-clinical"""
+
+    ACTIVE = "active"
+    RECURRENCE = "recurrence"
+    RELAPSE = "relapse"
+    INACTIVE = "inactive"
+    REMISSION = "remission"
+    RESOLVED = "resolved"
+
+
+class ConditionVerificationStatus(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/condition-ver-status"""
+
+    UNCONFIRMED = "unconfirmed"
+    PROVISIONAL = "provisional"
+    DIFFERENTIAL = "differential"
+    CONFIRMED = "confirmed"
+    REFUTED = "refuted"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class AllergyClinicalStatus(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical"""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    RESOLVED = "resolved"
+
+
+class AllergyVerificationStatus(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/allergyintolerance-verification (R4)"""
+
+    UNCONFIRMED = "unconfirmed"
+    CONFIRMED = "confirmed"
+    REFUTED = "refuted"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class AllergyType(StrEnum):
+    """http://hl7.org/fhir/allergy-intolerance-type"""
+
+    ALLERGY = "allergy"
+    INTOLERANCE = "intolerance"
+
+
+class AllergyCriticality(StrEnum):
+    """http://hl7.org/fhir/allergy-intolerance-criticality: the potential of future harm."""
+
+    LOW = "low"
+    HIGH = "high"
+    UNABLE_TO_ASSESS = "unable-to-assess"
+
+
+class ObservationStatus(StrEnum):
+    """http://hl7.org/fhir/observation-status"""
+
+    REGISTERED = "registered"
+    PRELIMINARY = "preliminary"
+    FINAL = "final"
+    AMENDED = "amended"
+    CORRECTED = "corrected"
+    CANCELLED = "cancelled"
+    ENTERED_IN_ERROR = "entered-in-error"
+    UNKNOWN = "unknown"
+
+
+class DiagnosticReportStatus(StrEnum):
+    """http://hl7.org/fhir/diagnostic-report-status"""
+
+    REGISTERED = "registered"
+    PARTIAL = "partial"
+    PRELIMINARY = "preliminary"
+    FINAL = "final"
+    AMENDED = "amended"
+    CORRECTED = "corrected"
+    APPENDED = "appended"
+    CANCELLED = "cancelled"
+    ENTERED_IN_ERROR = "entered-in-error"
+    UNKNOWN = "unknown"
+
+
+class MedicationRequestStatus(StrEnum):
+    """http://hl7.org/fhir/CodeSystem/medicationrequest-status (R4)"""
+
+    ACTIVE = "active"
+    ON_HOLD = "on-hold"
+    CANCELLED = "cancelled"
+    COMPLETED = "completed"
+    ENTERED_IN_ERROR = "entered-in-error"
+    STOPPED = "stopped"
+    DRAFT = "draft"
+    UNKNOWN = "unknown"
+
+
+class EventStatus(StrEnum):
+    """http://hl7.org/fhir/event-status, as Procedure and Immunization use it."""
+
+    PREPARATION = "preparation"
+    IN_PROGRESS = "in-progress"
+    NOT_DONE = "not-done"
+    ON_HOLD = "on-hold"
+    STOPPED = "stopped"
+    COMPLETED = "completed"
+    ENTERED_IN_ERROR = "entered-in-error"
+    UNKNOWN = "unknown"
+
+
+class DocumentReferenceStatus(StrEnum):
+    """http://hl7.org/fhir/document-reference-status"""
+
+    CURRENT = "current"
+    SUPERSEDED = "superseded"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class PurposeOfUse(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/v3-ActReason, the purposes we serve."""
+
+    TREAT = "TREAT"
+    ETREAT = "ETREAT"
+    BTG = "BTG"
+    HOPERAT = "HOPERAT"
+    HSYSADMIN = "HSYSADMIN"
+    PATRQT = "PATRQT"
+
+
+def check(column: str, codes: type[StrEnum]) -> str:
+    """The SQL condition that a column holds one of a value set's codes."""
+    return f"{column} IN ({', '.join(repr(code.value) for code in codes)})"

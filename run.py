@@ -1,0 +1,378 @@
+"""The composition root and the command line of Wardbook: `run.py --help`."""
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("Wardbook needs Python 3.11 or newer; this is %d.%d." % sys.version_info[:2])  # noqa: UP031
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import PROJECT, ConfigurationError, Settings
+from ops.errors import CannotStart, sentence
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ops.servers import Servers
+
+DEMO_ACCOUNTS = "admin reception nurse doctor lab pharmacist billing privacy patient"
+DEMO_PASSWORD = "wardbook-demo"  # noqa: S105
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+
+def read_settings() -> Settings:
+    """The settings of the environment, with the secret key a demo makes for itself."""
+    from ops.home import kept_secret
+    from ops.servers import make_home
+
+    settings = Settings.from_environment(os.environ)
+    if not settings.secret_key and not settings.production:
+        make_home(settings.home)
+        settings = dataclasses.replace(settings, secret_key=kept_secret(settings.home / "secret-key"))
+    return settings
+
+
+def application() -> "Flask":
+    """What gunicorn serves: `gunicorn "run:application()"`."""
+    from views import create_app
+
+    return create_app(read_settings())
+
+
+def run(settings: Settings, _: argparse.Namespace) -> int:
+    """Start everything, look after it, and end it when told to."""
+    from ops.console import Console
+    from ops.home import RUN, Running, held
+    from ops.processes import Process
+    from ops.servers import started
+    from ops.supervisor import (
+        Stopped,
+        Watched,
+        check_port,
+        follow_make,
+        python,
+        run_step,
+        stop_all,
+        stoppable,
+        wait_for_web,
+        watch,
+    )
+
+    follow_make(os.environ)
+    console = Console()
+    processes: list[Process] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stoppable(hurry=lambda: [process.kill() for process in processes]))
+        hold = stack.enter_context(held(settings.home))
+        console.block("\n  Wardbook\n")
+        try:
+            hold.end_strays(console.say)
+            check_port(settings.host, settings.port)
+            stack.callback(hold.end_strays, lambda _line: None)
+            with console.step("PostgreSQL and Valkey"):
+                own, members = stack.enter_context(
+                    started(
+                        settings.home,
+                        need_database=not settings.database_url,
+                        need_redis=not settings.redis_url,
+                        need_trail=not settings.trail_redis_url,
+                        say=console.say,
+                    )
+                )
+            settings = with_servers(settings, own)
+            environment = {**os.environ, **settings.to_environment(), **hold.environment}
+            title = "Schema" if settings.production else "Schema and demo hospital"
+            with console.step(title, shares=True):
+                run_step(python("run.py", "prepare"), environment, PROJECT)
+            processes += [
+                Process(
+                    name=name,
+                    command=python("run.py", command),
+                    log=settings.home / "log" / f"{name}.log",
+                    environment=environment,
+                    directory=str(PROJECT),
+                    patience=10.0,
+                )
+                for name, command in (("web", "serve"), ("worker", "worker"), ("scheduler", "scheduler"))
+            ]
+            stack.callback(stop_all, processes)
+            with console.step("Web, worker and scheduler"):
+                for process in processes:
+                    process.start()
+                wait_for_web(processes[0], settings.host, settings.port, processes[1:])
+            hold.publish(Running(os.getpid(), RUN, settings.public_url, servers_of(settings)))
+            console.block(welcome(settings))
+            watched = [*map(Watched.server, members), *map(Watched.process, processes)]
+            watch(watched, console.say)
+        except Stopped:
+            console.block("")
+            with console.step("Stopping"):
+                stack.close()
+            console.block(f"  Your data are kept in {shown(settings.home)}.\n")
+            return 0
+    return 0
+
+
+def welcome(settings: Settings) -> str:
+    """What to do next, once it runs."""
+    lines = ["", f"  Open      {settings.public_url}"]
+    if not settings.production:
+        lines += [
+            f"  Sign in   {DEMO_ACCOUNTS}",
+            f"            (each with the password {DEMO_PASSWORD})",
+        ]
+    lines += ["  Stop      Ctrl-C", f"  Files     {shown(settings.home)} (logs in {shown(settings.home / 'log')})", ""]
+    return "\n".join(lines)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return f"{path.relative_to(Path.cwd())}/"
+    except ValueError:
+        return f"{path}/"
+
+
+def serve(settings: Settings, _: argparse.Namespace) -> int:
+    """Start the web server in place of this process."""
+    from ops.supervisor import python
+
+    settings = with_running_servers(settings)
+    refuse_in_production(settings)
+    bind = f"[{settings.host}]" if ":" in settings.host else settings.host
+    command = python(
+        *("-m", "gunicorn", "run:application()"),
+        *("--worker-class", "gthread"),
+        *("--workers", str(settings.workers), "--threads", str(settings.threads)),
+        *("--bind", f"{bind}:{settings.port}"),
+        *("--forwarded-allow-ips", "" if not settings.trusted_proxies else "*"),
+        *("--timeout", "120", "--graceful-timeout", "8", "--keep-alive", "5"),
+        *("--max-requests", "20000", "--max-requests-jitter", "2000"),
+        "--no-control-socket",
+        *("--log-level", settings.log_level.lower()),
+    )
+    os.chdir(PROJECT)
+    os.execve(command[0], command, {**os.environ, **settings.to_environment()})  # noqa: S606
+
+
+def worker(settings: Settings, _: argparse.Namespace) -> int:
+    """Work off the queues until told to stop."""
+    settings = with_running_servers(settings)
+    refuse_in_production(settings)
+    os.environ.update(settings.to_environment())
+    from jobs.base import work
+
+    work(settings.redis_url)
+    return 0
+
+
+def scheduler(settings: Settings, _: argparse.Namespace) -> int:
+    """Put what is due into the queues until told to stop."""
+    settings = with_running_servers(settings)
+    refuse_in_production(settings)
+    os.environ.update(settings.to_environment())
+    from jobs.base import schedule
+
+    schedule(settings.redis_url)
+    return 0
+
+
+def migrate(settings: Settings, _: argparse.Namespace) -> int:
+    """Bring the database to the newest schema."""
+    with connected(settings, "migrate") as settings:
+        from models.migrations import migrate as bring_up
+
+        bring_up(settings.database_url)
+    return 0
+
+
+def demo(settings: Settings, _: argparse.Namespace) -> int:
+    """Bring the database to the newest schema and plant the demo hospital if it is not there yet."""
+    if settings.production:
+        raise CannotStart("The demo hospital has accounts with a known password and does not go into production.")
+    with connected(settings, "demo") as settings:
+        from jobs.demo import plant
+        from models.migrations import migrate as bring_up
+
+        bring_up(settings.database_url)
+        plant(settings.database_url)
+    return 0
+
+
+def prepare(settings: Settings, arguments: argparse.Namespace) -> int:
+    """What has to be done before the processes of `run` start."""
+    if settings.production:
+        migrate(settings, arguments)
+        refuse_in_production(settings)
+        return 0
+    return demo(settings, arguments)
+
+
+def import_fhir(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Take FHIR bundles and NDJSON files into the record."""
+    with connected(settings, "import-fhir"):
+        from jobs.fhir_import import main as take_in
+
+        return int(take_in(arguments.paths) or 0)
+
+
+def doctor(settings: Settings, _: argparse.Namespace) -> int:
+    """Look over the installation; the exit status says whether all is well."""
+    from ops import doctor as checks
+
+    findings = [
+        *checks.python_version(),
+        *checks.packages(PROJECT / "requirements.txt"),
+        *checks.folders(settings.home, settings.spool_directory),
+        *(checks.Finding(reason.rsplit(": ", 1)[0] + ".", reason) for reason in settings.refusals()),
+    ]
+    if not any(finding.wrong for finding in findings):
+        with connected(settings, "doctor") as settings:
+            findings += [
+                *checks.postgres(settings.database_url),
+                *checks.migrations(settings.database_url, PROJECT / "models" / "migrations"),
+                *checks.queue(settings.redis_url, settings.trail_redis_url),
+                *checks.trail(settings.trail_redis_url),
+            ]
+    lines, well = checks.report(findings)
+    print("\n".join(lines))
+    print("\n  All is well." if well else "\n  Not ready: see the arrows above.")
+    return 0 if well else 1
+
+
+def refuse_in_production(settings: Settings) -> None:
+    """Raise CannotStart where this installation is not fit for patients."""
+    if reasons := settings.refusals():
+        raise CannotStart(f"This may not go into production. {' '.join(reasons)}")
+    if not settings.production:
+        return
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    from app.services.accounts import demo_accounts_present
+
+    engine = create_engine(settings.database_url)
+    try:
+        with Session(engine) as session:
+            if demo_accounts_present(session):
+                raise CannotStart(
+                    "This may not go into production: the database holds demo accounts, whose password everybody "
+                    "knows. Point DATABASE_URL at a database of its own, or remove them."
+                )
+    finally:
+        engine.dispose()
+
+
+def servers_of(settings: Settings) -> "Servers":
+    from ops.servers import Servers
+
+    return Servers(settings.database_url, settings.redis_url, settings.trail_redis_url)
+
+
+def with_servers(settings: Settings, own: "Servers") -> Settings:
+    """The settings, with the addresses they left open filled in."""
+    return dataclasses.replace(
+        settings,
+        database_url=settings.database_url or own.database_url,
+        redis_url=settings.redis_url or own.redis_url,
+        trail_redis_url=settings.trail_redis_url or own.trail_redis_url,
+    )
+
+
+def with_running_servers(settings: Settings) -> Settings:
+    """As `with_servers`, from what already runs in home. Raises CannotStart if nothing does."""
+    from ops.home import running
+
+    if settings.database_url and settings.redis_url and settings.trail_redis_url:
+        return settings
+    found = running(settings.home)
+    if found is None:
+        raise CannotStart(
+            "There are no servers to work with: start everything with `make run`, "
+            "or set DATABASE_URL, REDIS_URL and TRAIL_REDIS_URL."
+        )
+    return with_servers(settings, found.servers)
+
+
+@contextlib.contextmanager
+def connected(settings: Settings, command: str) -> Iterator[Settings]:
+    """The settings with servers that answer, for as long as a command needs them; the environment knows them too."""
+    from ops.home import connected as connected_servers
+    from ops.supervisor import stoppable
+
+    def say(line: str) -> None:
+        print(f"  · {line}", file=sys.stderr)
+
+    with (
+        stoppable(hurry=lambda: None),
+        connected_servers(settings.home, servers_of(settings), command, say) as servers,
+    ):
+        settings = with_servers(settings, servers)
+        os.environ.update(settings.to_environment())
+        yield settings
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    settings = "\n".join(
+        f"  {field.metadata['variable']:<26}{field.metadata['about']}" for field in dataclasses.fields(Settings)
+    )
+    top = argparse.ArgumentParser(
+        prog="run.py",
+        description="Wardbook, a hospital's record.",
+        epilog=f"settings, read from the environment:\n{settings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, call: Command, about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(call=call)
+        return command
+
+    add("run", run, "start everything and look after it, as `make run` does")
+    add("serve", serve, "the web server only")
+    add("worker", worker, "a worker only, for jobs in the queues")
+    add("scheduler", scheduler, "the scheduler only, for jobs by the clock; one at a time")
+    add("migrate", migrate, "bring the database to the newest schema")
+    add("demo", demo, "plant the demo hospital in an empty database")
+    fhir = add("import-fhir", import_fhir, "take FHIR R4 bundles or NDJSON files into the record")
+    fhir.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder of them")
+    add("doctor", doctor, "check this installation and say what is wrong")
+    commands.add_parser("prepare").set_defaults(call=prepare)  # a step of `run`
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; what can be put right by whoever typed it is said in a sentence."""
+    parsed = parser().parse_args(arguments)
+    home = PROJECT
+    try:
+        settings = read_settings()
+        home = settings.home
+        status: int = parsed.call(settings, parsed)
+    except (CannotStart, ConfigurationError) as refusal:
+        if str(refusal):
+            print(f"\n  {refusal}\n", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        print(f"\n  {sentence(error, home)}\n", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
