@@ -2,8 +2,8 @@
 
 import sys
 
-if sys.version_info < (3, 11):
-    sys.exit("Wardbook needs Python 3.11 or newer; this is %d.%d." % sys.version_info[:2])  # noqa: UP031
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("Wardbook needs Python 3.11 or newer: use `make run`, or .venv/bin/python run.py.")
 
 import argparse
 import contextlib
@@ -11,11 +11,15 @@ import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if find_spec("psycopg") is None:
+    sys.exit("The packages are not installed here: use `make run`, or .venv/bin/python run.py.")
+
 from config import PROJECT, ConfigurationError, Settings
-from ops.errors import CannotStart, sentence
+from ops.errors import CannotStart, Stopped, sentence
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -55,10 +59,10 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
     from ops.processes import Process
     from ops.servers import started
     from ops.supervisor import (
-        Stopped,
         Watched,
         check_port,
         follow_make,
+        kill_all,
         python,
         run_step,
         stop_all,
@@ -71,12 +75,12 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
     console = Console()
     processes: list[Process] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stoppable(hurry=lambda: [process.kill() for process in processes]))
+        stack.enter_context(stoppable(hurry=lambda: kill_all(processes)))
         hold = stack.enter_context(held(settings.home))
-        console.block("\n  Wardbook\n")
         try:
             hold.end_strays(console.say)
             check_port(settings.host, settings.port)
+            console.block("\n  Wardbook\n")
             stack.callback(hold.end_strays, lambda _line: None)
             with console.step("PostgreSQL and Valkey"):
                 own, members = stack.enter_context(
@@ -115,7 +119,7 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
             watch(watched, console.say)
         except Stopped:
             console.block("")
-            with console.step("Stopping"):
+            with console.step("Stopping", done="Stopped"):
                 stack.close()
             console.block(f"  Your data are kept in {shown(settings.home)}.\n")
             return 0
@@ -188,10 +192,10 @@ def scheduler(settings: Settings, _: argparse.Namespace) -> int:
 
 def migrate(settings: Settings, _: argparse.Namespace) -> int:
     """Bring the database to the newest schema."""
-    with connected(settings, "migrate") as settings:
+    with connected(settings, "migrate") as ready:
         from models.migrations import migrate as bring_up
 
-        bring_up(settings.database_url)
+        bring_up(ready.database_url)
     return 0
 
 
@@ -199,12 +203,12 @@ def demo(settings: Settings, _: argparse.Namespace) -> int:
     """Bring the database to the newest schema and plant the demo hospital if it is not there yet."""
     if settings.production:
         raise CannotStart("The demo hospital has accounts with a known password and does not go into production.")
-    with connected(settings, "demo") as settings:
+    with connected(settings, "demo") as ready:
         from jobs.demo import plant
         from models.migrations import migrate as bring_up
 
-        bring_up(settings.database_url)
-        plant(settings.database_url)
+        bring_up(ready.database_url)
+        plant(ready.database_url)
     return 0
 
 
@@ -236,12 +240,12 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
         *(checks.Finding(reason.rsplit(": ", 1)[0] + ".", reason) for reason in settings.refusals()),
     ]
     if not any(finding.wrong for finding in findings):
-        with connected(settings, "doctor") as settings:
+        with connected(settings, "doctor") as ready:
             findings += [
-                *checks.postgres(settings.database_url),
-                *checks.migrations(settings.database_url, PROJECT / "models" / "migrations"),
-                *checks.queue(settings.redis_url, settings.trail_redis_url),
-                *checks.trail(settings.trail_redis_url),
+                *checks.postgres(ready.database_url),
+                *checks.migrations(ready.database_url, PROJECT / "models" / "migrations"),
+                *checks.queue(ready.redis_url, ready.trail_redis_url),
+                *checks.trail(ready.trail_redis_url),
             ]
     lines, well = checks.report(findings)
     print("\n".join(lines))
@@ -369,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"\n  {sentence(error, home)}\n", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         return 130
     return status
 

@@ -28,9 +28,9 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql import ClauseElement
-from sqlalchemy.sql.elements import ColumnClause, TextClause
+from sqlalchemy.sql.elements import ColumnClause, Label, TextClause
 from sqlalchemy.sql.functions import count
-from sqlalchemy.sql.selectable import TableClause, TextualSelect
+from sqlalchemy.sql.selectable import ScalarSelect, TableClause, TextualSelect
 
 from app import actor as actors
 from app import policy, trail
@@ -302,13 +302,23 @@ def loose(statement: Any) -> str | None:
         return "a bulk write"
     for described in statement.column_descriptions:
         wanted = described["expr"]
-        if isinstance(wanted, count) or isinstance(getattr(wanted, "element", None), count):
+        while isinstance(wanted, Label):
+            wanted = wanted.element
+        if isinstance(wanted, count):
+            continue
+        if isinstance(wanted, ScalarSelect) and only_counts(wanted.element):
             continue
         if inspect(wanted, raiseerr=False) is None or not (
             isinstance(inspect(wanted), Mapper) or getattr(inspect(wanted), "is_aliased_class", False)
         ):
             return "columns instead of objects"
     return None
+
+
+def only_counts(statement: Any) -> bool:
+    """Whether a subquery gives nothing but a number of rows."""
+    wanted = [described["expr"] for described in getattr(statement, "column_descriptions", ())]
+    return bool(wanted) and all(isinstance(expression, count) for expression in wanted)
 
 
 def verdict_on(statement: Any) -> Verdict:
@@ -392,7 +402,7 @@ def _blank_and_note(target: Any, attributes: Any) -> None:
 
 # ---- writing -----------------------------------------------------------------------------------------------------
 
-UNRECORDED = ("version", "created_at", "updated_at", "password", "fhir_id")
+UNRECORDED = ("version", "created_at", "updated_at", "fhir_id")
 ACCOUNTS = {"User", "Role"}
 """Flask-AppBuilder's own tables whose changes belong in the trail."""
 LETTER = {"create": "C", "update": "U", "delete": "D"}

@@ -217,6 +217,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
 }
 
 SERVICES: dict[str, dict[str, Grant]] = {
+    "setup": {},
     "demo": {name: may("read create update") for name in RESOURCES if name not in ("AuditEvent", "ClinicalNote")},
     "import": {
         **{name: may("read create update") for name in (*CLINICAL, "DocumentReference", "SourceResource")},

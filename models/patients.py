@@ -95,7 +95,10 @@ class Patient(Record):
     search_name: Mapped[str] = deferred(
         mapped_column(
             Text,
-            Computed("wb_names(family, second_family, given, name_in_use, other_names) || ' ' || lower(mrn)", persisted=True),
+            Computed(
+                "' ' || wb_names(family, second_family, given, name_in_use, other_names) || ' ' || lower(mrn)",
+                persisted=True,
+            ),
         )
     )
     search_phone: Mapped[str] = deferred(mapped_column(Text, Computed("wb_phones(telecom)", persisted=True)))

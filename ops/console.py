@@ -18,7 +18,7 @@ class Console:
         self._open = ""
 
     @contextlib.contextmanager
-    def step(self, title: str, *, shares: bool = False) -> Iterator[None]:
+    def step(self, title: str, *, done: str = "", shares: bool = False) -> Iterator[None]:
         """Show a step and how long it took.  `shares`: something else writes to the terminal meanwhile."""
         began = time.monotonic()
         self._show(title, end="\n" if shares else "")
@@ -28,7 +28,7 @@ class Console:
         except BaseException:
             self._close(f"  {self._failed} {title}")
             raise
-        self._close(f"  {self._done} {title:<44}{time.monotonic() - began:>6.1f} s")
+        self._close(f"  {self._done} {done or title:<44}{time.monotonic() - began:>6.1f} s")
 
     def say(self, line: str) -> None:
         """A line of its own, also in the middle of a step."""

@@ -171,7 +171,7 @@ def _redis(url: str, title: str, variable: str) -> Generator[Finding, None, dict
     client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True)
     try:
         about = client.info("server")
-        yield Finding(f"{title} answers ({about.get('server_name', 'redis')} {about['redis_version']})")
+        yield Finding(f"{title} answers ({version_of(about)})")
     except redis.RedisError as error:
         yield Finding(f"{title} does not answer: {error}.", f"Start it, or correct {variable}.")
         return {}
@@ -186,6 +186,13 @@ def _redis(url: str, title: str, variable: str) -> Generator[Finding, None, dict
         return {}
     finally:
         client.close()
+
+
+def version_of(about: dict[str, str]) -> str:
+    """Valkey tells two versions, the Redis it can stand in for being one."""
+    if "valkey_version" in about:
+        return f"Valkey {about['valkey_version']}"
+    return f"Redis {about['redis_version']}"
 
 
 def report(findings: Iterable[Finding]) -> tuple[list[str], bool]:

@@ -8,6 +8,10 @@ class CannotStart(Exception):
     """Wardbook cannot start or go on; the text is one sentence with the remedy."""
 
 
+class Stopped(BaseException):
+    """Somebody asked us to stop (Ctrl-C, SIGTERM, a closed terminal). Not an error, so no handler of errors eats it."""
+
+
 def sentence(error: OSError, where: Path) -> str:
     """Say what an operating-system error means for whoever typed the command."""
     place = error.filename or where

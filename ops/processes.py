@@ -85,6 +85,7 @@ class Process:
 
     def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches us alone and we end things in order."""
+        self._kill_group()  # what a dead predecessor had forked would still hold its port
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > LOG_BYTES:

@@ -12,17 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from ops.errors import CannotStart
+from ops.errors import CannotStart, Stopped
 from ops.processes import Process, die_with_parent
 from ops.servers import Server
 
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds before each restart in a row; after the last we give up
 STEADY_SECONDS = 60.0  # who has run this long begins a new row
 READY_SECONDS = 120.0
-
-
-class Stopped(BaseException):
-    """Somebody asked us to stop (Ctrl-C, SIGTERM, a closed terminal). Not an error, so no handler of errors eats it."""
 
 
 @contextlib.contextmanager
@@ -108,6 +104,12 @@ def stop_all(processes: Sequence[Process]) -> None:
     deadline = time.monotonic() + max((process.patience for process in processes), default=0.0)
     for process in processes:
         process.stop(max(deadline - time.monotonic(), 0.1))
+
+
+def kill_all(processes: Sequence[Process]) -> None:
+    """End all of them at once: somebody pressed Ctrl-C twice."""
+    for process in processes:
+        process.kill()
 
 
 def run_step(command: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:

@@ -33,9 +33,11 @@ def upgrade() -> None:
     for extension in ("pg_trgm", "unaccent", "btree_gist"):
         op.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
     op.execute(FUNCTIONS)
+    op.execute("CREATE SEQUENCE patient_mrn START 1000001")
 
 
 def downgrade() -> None:
+    op.execute("DROP SEQUENCE patient_mrn")
     op.execute("DROP FUNCTION wb_phones(jsonb)")
     op.execute("DROP FUNCTION wb_names(text, text, text, text, jsonb)")
     op.execute("DROP FUNCTION wb_fold(text)")

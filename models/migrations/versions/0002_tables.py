@@ -276,7 +276,7 @@ def upgrade() -> None:
     sa.Column('registered_at_id', sa.BigInteger(), nullable=True),
     sa.Column('last_visit_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('last_visit_place_id', sa.BigInteger(), nullable=True),
-    sa.Column('search_name', sa.Text(), sa.Computed("wb_names(family, second_family, given, name_in_use, other_names) || ' ' || lower(mrn)", persisted=True), nullable=True),
+    sa.Column('search_name', sa.Text(), sa.Computed("' ' || wb_names(family, second_family, given, name_in_use, other_names) || ' ' || lower(mrn)", persisted=True), nullable=True),
     sa.Column('search_phone', sa.Text(), sa.Computed('wb_phones(telecom)', persisted=True), nullable=True),
     sa.Column('sort_name', sa.Text(), sa.Computed("wb_fold(family || ' ' || second_family || ' ' || given)", persisted=True), nullable=True),
     sa.Column('id', sa.BigInteger(), sa.Identity(always=False), nullable=False),

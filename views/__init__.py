@@ -1,0 +1,203 @@
+"""HOW IT IS SHOWN. Imports app and models; holds no rules, and no SQL beyond selecting objects."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+import structlog
+from flask import Flask, g, request, url_for
+from flask_appbuilder import AppBuilder
+from flask_session import Session
+from flask_talisman import Talisman
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app import guard, trail
+from views import errors, security
+
+HERE = Path(__file__).parent
+
+
+class Settings(Protocol):
+    """What the application is told from outside; `config.py` explains each."""
+
+    @property
+    def production(self) -> bool: ...
+
+    environment: str
+    debug: bool
+    database_url: str
+    redis_url: str
+    trail_redis_url: str
+    secret_key: str
+    spool_directory: Path
+    threads: int
+    trusted_proxies: int
+    idle_minutes: int
+    default_language: str
+    log_level: str
+    public_url: str
+
+
+def create_app(settings: Settings) -> Flask:
+    """The web application, ready to serve.
+
+    Raises RuntimeError, in a sentence, where the trail's Redis could lose what it has acknowledged.
+    """
+    speak(settings.log_level)
+    guard.connect(settings.database_url, pool_size=settings.threads, max_overflow=4, pool_timeout=10)
+    weaknesses = trail.connect(settings.trail_redis_url, settings.spool_directory).weaknesses()
+    if weaknesses:
+        raise RuntimeError("The trail's Redis could lose what it has acknowledged: " + "; ".join(weaknesses) + ".")
+
+    app = Flask("wardbook", static_folder=str(HERE / "static"), template_folder=str(HERE / "templates"))
+    app.config.update(configuration(settings))
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+
+    Session(app)
+    app.session_interface.serializer = security.JsonSerializer()  # type: ignore[attr-defined]
+    app.before_request(number_the_request)
+    app.before_request(security.bind)
+    security.CookieOnlyCSRF(app)
+    errors.register(app)
+    with app.app_context():
+        builder = AppBuilder(security_manager_class=security.Security, indexview=_home(), update_perms=False)
+        builder.init_app(app, guard.session)
+        _register(builder)
+    security.limit_sign_in(app, builder.sm)
+    app.teardown_request(security.unbind)
+    app.context_processor(spoken)
+    app.jinja_env.globals["static"] = static
+    https = settings.public_url.startswith("https://")
+    Talisman(
+        app,
+        force_https=False,
+        strict_transport_security=https,
+        session_cookie_secure=https,
+        session_cookie_samesite="Lax",
+        frame_options="DENY",
+        referrer_policy="same-origin",
+        content_security_policy={
+            "default-src": "'self'",
+            "script-src": "'self'",
+            "style-src": "'self'",
+            "img-src": ["'self'", "data:"],
+            "object-src": "'none'",
+            "base-uri": "'self'",
+            "form-action": "'self'",
+            "frame-ancestors": "'none'",
+        },
+        content_security_policy_nonce_in=["script-src", "style-src"],
+    )
+    app.after_request(keep_private)
+    app.after_request(security.recorded)
+    return app
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Flask's and its extensions' settings, from ours."""
+    return {
+        "APP_NAME": "Wardbook",
+        "SECRET_KEY": settings.secret_key,
+        "DEBUG": settings.debug,
+        "DEMO": settings.environment == "demo",
+        "MAX_CONTENT_LENGTH": 4 * 1024 * 1024,
+        "MAX_FORM_MEMORY_SIZE": 1024 * 1024,
+        "SQLALCHEMY_DATABASE_URI": settings.database_url,
+        "FAB_UPDATE_PERMS": False,
+        "FAB_CREATE_DB": False,
+        "FAB_API_SWAGGER_UI": True,
+        "FAB_API_MAX_PAGE_SIZE": 100,
+        "FAB_PASSWORD_COMPLEXITY_ENABLED": settings.production,
+        "FAB_SECURITY_SIGNALS_ENABLED": False,
+        "LANGUAGES": {"en": {"flag": "gb", "name": "English"}, "es": {"flag": "es", "name": "Español"}},
+        "BABEL_DEFAULT_LOCALE": settings.default_language,
+        "BABEL_TRANSLATION_DIRECTORIES": str(HERE.parent / "translations"),
+        "SESSION_TYPE": "redis",
+        "SESSION_REDIS": redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2),
+        "SESSION_PERMANENT": True,
+        "SESSION_USE_SIGNER": False,
+        "SESSION_KEY_PREFIX": "session:",
+        "PERMANENT_SESSION_LIFETIME": timedelta(minutes=settings.idle_minutes),
+        "SESSION_COOKIE_NAME": "wardbook",
+        "SESSION_COOKIE_HTTPONLY": True,
+        "SESSION_COOKIE_SAMESITE": "Lax",
+        "WTF_CSRF_TIME_LIMIT": None,
+        "JWT_ACCESS_TOKEN_EXPIRES": timedelta(minutes=15),
+        "JWT_SECRET_KEY": hashlib.sha256(f"jwt:{settings.secret_key}".encode()).hexdigest(),
+        "JWT_ALGORITHM": "HS256",
+        "RATELIMIT_ENABLED": True,
+        "RATELIMIT_STORAGE_URI": settings.redis_url,
+        "RATELIMIT_SWALLOW_ERRORS": True,
+        "AUTH_RATE_LIMITED": False,
+        "SIGN_IN_RATE": "30 per minute",
+        "TEMPLATES_AUTO_RELOAD": settings.debug,
+    }
+
+
+def speak(level: str) -> None:
+    """Structured lines on standard error, one event each."""
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s")
+    for noisy in ("flask_appbuilder", "werkzeug"):
+        logging.getLogger(noisy).setLevel("ERROR")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _home() -> Any:
+    from views.home import Home
+
+    return Home
+
+
+def _register(builder: AppBuilder) -> None:
+    """Every screen and every resource of the API."""
+    from views import accounts, api, audit, health, home, organization, patients
+
+    for module in (health, home, accounts, patients, organization, audit, api):
+        module.register(builder)
+
+
+def number_the_request() -> None:
+    """A number by which a request can be asked about."""
+    g.request_id = uuid.uuid4().hex
+
+
+def keep_private(response: Any) -> Any:
+    """Pages about people are kept by no cache on the way, nor by the browser."""
+    if request.endpoint not in security.UNBOUND:
+        response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["X-Request-Id"] = g.get("request_id", "")
+    return response
+
+
+_digests: dict[str, str] = {}
+
+
+def static(path: str) -> str:
+    """The address of a static file, which changes whenever its content does."""
+    if path not in _digests:
+        file = HERE / "static" / path
+        _digests[path] = hashlib.sha256(file.read_bytes()).hexdigest()[:10] if file.exists() else ""
+    return url_for("static", filename=path, v=_digests[path])
+
+
+def spoken() -> dict[str, Any]:
+    """What every template may speak of."""
+    from views.home import page_context
+
+    return page_context()

@@ -1,0 +1,459 @@
+"""Finding, registering and reading patients."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from babel import Locale
+from flask import Response, jsonify, make_response, redirect, request, url_for
+from flask_appbuilder import expose
+from flask_babel import get_locale, gettext, lazy_gettext
+from werkzeug.utils import secure_filename
+from wtforms import BooleanField, FileField, Form, RadioField, SelectField, StringField
+from wtforms.validators import Length
+
+from app import guard
+from app.actor import current
+from app.errors import Invalid, NotFound, PossibleDuplicate, Refusal
+from app.services import patients
+from app.services.words import birth_date
+from models.patients import Patient, PatientLink
+from views.base import CommandView, Page, RecordInterface, RecordView, open_to
+from views.branches import all_branches
+from views.people import GENDERS, SEXES, age, born, in_short, name_of, phones
+
+IDENTIFIERS = {
+    "": lazy_gettext("No other number"),
+    "national-id": lazy_gettext("National identity number"),
+    "passport": lazy_gettext("Passport"),
+    "driving-licence": lazy_gettext("Driving licence"),
+    "insurance": lazy_gettext("Insurance number"),
+    "http://hl7.org/fhir/sid/us-ssn": lazy_gettext("Social security number (US)"),
+    "branch": lazy_gettext("Old number at this branch"),
+}
+LANGUAGES = ("", "ar", "de", "en", "es", "fr", "hi", "it", "pl", "pt", "ro", "ru", "tr", "uk", "ur", "vi", "zh")
+PHOTOS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+
+
+class Finder(Page):
+    """One box that finds a patient."""
+
+    route_base = "/patients"
+    default_view = "find"
+
+    @expose("/")
+    @open_to("read", "Patient")
+    def find(self) -> str:
+        """The box and what it found."""
+        return self.render(
+            "patients/find.html",
+            page_title=gettext("Patients"),
+            can_register=current().may("create", "Patient"),
+            **self._found(),
+        )
+
+    @expose("/find.json")
+    @open_to("read", "Patient")
+    def find_json(self) -> Response:
+        """The same, while it is typed."""
+        return jsonify(**self._found())
+
+    def _found(self) -> dict[str, Any]:
+        asked = request.args.get("q", "").strip()
+        if not asked or current().patient_id is not None:
+            return {"q": asked, "results": [], "more": False, "meant": []}
+        found = patients.find(guard.session(), asked[:100])
+        return {
+            "q": asked,
+            "results": [in_short(patient) for patient in found.patients],
+            "more": found.more,
+            "meant": list(found.meant),
+        }
+
+    @expose("/alike.json", methods=["POST"])
+    @open_to("create", "Patient")
+    def alike(self) -> Response:
+        """Patients very like the one being registered, while they are being typed."""
+        form = RegistrationForm(request.form)
+        try:
+            told = demographics(form).cleaned(region())
+            numbers = identifiers(form)
+        except Refusal:
+            return jsonify(duplicates=[])
+        return jsonify(duplicates=alike(told, numbers, request.form.get("exclude", "")))
+
+    @expose("/<int:patient_id>/photo")
+    @open_to("read", "Patient")
+    def photo(self, patient_id: int) -> Response:
+        """A patient's photo. Raises NotFound where there is none."""
+        patient = guard.session().get(Patient, patient_id)
+        image = patient.photo if patient else None
+        if not image:
+            raise NotFound
+        kind = next((mime for start, mime in PHOTOS.items() if image.startswith(start)), "application/octet-stream")
+        response = make_response(image)
+        response.headers["Content-Type"] = kind
+        response.headers["Content-Disposition"] = f"inline; filename={secure_filename('photo')}"
+        return response
+
+
+class RegistrationForm(Form):
+    """What is asked at the desk; only a name is a must, and not even that for an unknown person."""
+
+    family = StringField(lazy_gettext("Family name"), [Length(max=200)])
+    second_family = StringField(lazy_gettext("Second family name"), [Length(max=200)])
+    given = StringField(lazy_gettext("Given names"), [Length(max=200)])
+    prefix = StringField(lazy_gettext("Title"), [Length(max=40)])
+    name_in_use = StringField(lazy_gettext("Wants to be called"), [Length(max=100)])
+    birth_date = StringField(
+        lazy_gettext("Birth date"),
+        [Length(max=30)],
+        description=lazy_gettext("5 Mar 1970, 05/03/1970 or just 1970"),
+    )
+    gender = RadioField(lazy_gettext("Gender"), choices=list(GENDERS.items()), default="unknown")
+    sex_for_clinical_use = SelectField(
+        lazy_gettext("Sex for clinical use"),
+        choices=list(SEXES.items()),
+        default="unknown",
+        description=lazy_gettext("Which reference ranges and checks apply; not always the same as gender."),
+    )
+    phone = StringField(lazy_gettext("Phone"), [Length(max=40)])
+    email = StringField(lazy_gettext("E-mail"), [Length(max=200)])
+    address_line = StringField(lazy_gettext("Street and number"), [Length(max=200)])
+    city = StringField(lazy_gettext("Town"), [Length(max=100)])
+    postal_code = StringField(lazy_gettext("Postal code"), [Length(max=20)])
+    country = SelectField(lazy_gettext("Country"), choices=[])
+    identifier_system = SelectField(lazy_gettext("Another number"), choices=list(IDENTIFIERS.items()))
+    identifier_value = StringField(lazy_gettext("Number"), [Length(max=100)])
+    language = SelectField(lazy_gettext("Speaks"), choices=[])
+    kin_name = StringField(lazy_gettext("Next of kin"), [Length(max=200)])
+    kin_relationship = StringField(lazy_gettext("Relationship"), [Length(max=60)])
+    kin_phone = StringField(lazy_gettext("Phone of next of kin"), [Length(max=40)])
+    photo = FileField(lazy_gettext("Photo"), description=lazy_gettext("JPEG or PNG, up to 2 MB."))
+    temporary = BooleanField(lazy_gettext("Identity unknown"))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        locale = get_locale() or Locale("en")
+        countries = sorted(
+            ((code, name) for code, name in locale.territories.items() if len(code) == 2 and code.isalpha()),
+            key=lambda pair: pair[1],
+        )
+        self.country.choices = [("", ""), *countries]
+        self.language.choices = [(code, locale.languages.get(code, "") if code else "") for code in LANGUAGES]
+
+
+def region() -> str | None:
+    """The country phone numbers without a country code are of: the branch's."""
+    facts = all_branches().get(current().branch_id or 0)
+    return facts.country or None if facts else None
+
+
+def demographics(form: RegistrationForm) -> patients.Demographics:
+    """What the form says of a person. Raises Invalid, naming the field."""
+    born_on, precision = birth_date(form.birth_date.data or "")
+    telecom = []
+    if form.phone.data and form.phone.data.strip():
+        telecom.append({"system": "phone", "value": form.phone.data, "use": "mobile"})
+    if form.email.data and form.email.data.strip():
+        if "@" not in form.email.data:
+            raise Invalid(gettext("Please check the e-mail address."), field="email")
+        telecom.append({"system": "email", "value": form.email.data.strip()})
+    address = {
+        "line": [form.address_line.data.strip()] if form.address_line.data else [],
+        "city": (form.city.data or "").strip(),
+        "postalCode": (form.postal_code.data or "").strip(),
+        "country": form.country.data or "",
+    }
+    kin = {
+        "name": {"text": (form.kin_name.data or "").strip()},
+        "relationship": [{"text": (form.kin_relationship.data or "").strip()}],
+        "telecom": [{"system": "phone", "value": form.kin_phone.data.strip()}] if form.kin_phone.data else [],
+    }
+    return patients.Demographics(
+        family=form.family.data or "",
+        second_family=form.second_family.data or "",
+        given=form.given.data or "",
+        prefix=form.prefix.data or "",
+        name_in_use=form.name_in_use.data or "",
+        birth_date=born_on,
+        birth_precision=precision,
+        gender=form.gender.data or "unknown",
+        sex_for_clinical_use=form.sex_for_clinical_use.data or "unknown",
+        telecom=telecom,
+        address=[address] if any(address.values()) else [],
+        contact=[kin] if form.kin_name.data else [],
+        languages=[form.language.data] if form.language.data else [],
+        photo=photo(form),
+        temporary=bool(form.temporary.data),
+    )
+
+
+def photo(form: RegistrationForm) -> bytes | None:
+    """The picture sent along, or None. Raises Invalid for anything that is no JPEG or PNG."""
+    sent = form.photo.data
+    image = sent.read() if sent else b""
+    if not image:
+        return None
+    sent.seek(0)
+    if not any(image.startswith(start) for start in PHOTOS):
+        raise Invalid(gettext("A photo has to be a JPEG or PNG picture."), field="photo")
+    return bytes(image)
+
+
+def identifiers(form: RegistrationForm) -> list[tuple[str, str]]:
+    """The number of another system, if one was told; an old branch number is that branch's own."""
+    system, value = form.identifier_system.data or "", (form.identifier_value.data or "").strip()
+    if not system and not value:
+        return []
+    if system == "branch":
+        facts = all_branches().get(current().branch_id or 0)
+        system = f"branch:{facts.code}" if facts else "branch"
+    return [(system, value)]
+
+
+def alike(told: patients.Demographics, numbers: list[tuple[str, str]], exclude: str = "") -> list[dict[str, Any]]:
+    """Those registered already who may be the same person, as the warning shows them."""
+    likenesses = patients.likely_duplicates(
+        guard.session(),
+        family=told.family,
+        second_family=told.second_family,
+        given=told.given,
+        birth_date=told.birth_date if told.birth_precision == "day" else None,
+        phones=[point["value"] for point in told.telecom if point["system"] == "phone"],
+        identifiers=numbers,
+        exclude_id=int(exclude) if exclude.isdigit() else None,
+    )
+    return [
+        {**in_short(like.patient), "score": round(like.score * 100), "reasons": [gettext(r) for r in like.reasons]}
+        for like in likenesses
+    ]
+
+
+class Registration(CommandView):
+    """Giving a person a record, after a look at those who may be the same."""
+
+    route_base = "/patients/register"
+    form_class = RegistrationForm
+    template = "patients/register.html"
+    title = lazy_gettext("Register a patient")
+    policy = ("create", "Patient")
+
+    @expose("/", methods=["GET", "POST"])
+    def ask(self) -> Any:
+        """The form."""
+        return super().ask()
+
+    def carry_out(self, session: Any, form: Form, **_route: Any) -> Patient:
+        assert isinstance(form, RegistrationForm)
+        return patients.register(
+            session,
+            demographics(form),
+            identifiers=identifiers(form),
+            region=region(),
+            insist=request.form.get("insist") == "1",
+        )
+
+    def after(self, result: Patient, **_route: Any) -> str:
+        return url_for("Chart.open", patient_id=result.id, registered=1)
+
+    def prefill(self, **_route: Any) -> Form:
+        facts = all_branches().get(current().branch_id or 0)
+        return RegistrationForm(request.args, country=facts.country if facts else "")
+
+    def _page(self, form: Form, sentence: str | None, refusal: Refusal | None = None, **route: Any) -> str:
+        found: list[dict[str, Any]] = []
+        if isinstance(refusal, PossibleDuplicate):
+            assert isinstance(form, RegistrationForm)
+            found = alike(demographics(form).cleaned(region()), identifiers(form))
+        return self.render(
+            self.template,
+            page_title=self.title,
+            title=self.title,
+            form=form,
+            refusal=sentence,
+            duplicates=found,
+            editing=self._editing(**route),
+            cancel_href=self._back(**route),
+        )
+
+    def _editing(self, **_route: Any) -> Patient | None:
+        return None
+
+    def _back(self, **_route: Any) -> str:
+        return url_for("Finder.find")
+
+
+class Correction(Registration):
+    """Setting right who a patient is."""
+
+    route_base = "/patients/<int:patient_id>/edit"
+    title = lazy_gettext("Change who this is")
+    policy = ("update", "Patient")
+
+    @expose("/", methods=["GET", "POST"])
+    def ask(self, patient_id: int) -> Any:
+        """The form, filled with what is known."""
+        return CommandView.ask(self, patient_id=patient_id)
+
+    def carry_out(self, session: Any, form: Form, **route: Any) -> Patient:
+        assert isinstance(form, RegistrationForm)
+        patient = self._editing(**route)
+        seen = request.form.get("version")
+        if seen and seen != str(patient.version):
+            from app.errors import Conflict
+
+            raise Conflict
+        told = demographics(form)
+        told.other_names = patient.other_names
+        told.multiple_birth_order = patient.multiple_birth_order
+        told.marital_status = patient.marital_status
+        told.languages = list(dict.fromkeys([*told.languages, *patient.languages[1:]]))
+        told.telecom = _kept(told.telecom, patient.telecom)
+        told.address = [*told.address, *patient.address[1:]]
+        told.contact = [*told.contact, *patient.contact[1:]]
+        return patients.change(session, patient, told, identifiers=identifiers(form), region=region())
+
+    def after(self, result: Patient, **_route: Any) -> str:
+        return url_for("Chart.open", patient_id=result.id)
+
+    def _editing(self, **route: Any) -> Patient:
+        from app.services import clinical
+
+        return clinical.open_chart(guard.session(), route["patient_id"])
+
+    def _back(self, **route: Any) -> str:
+        return url_for("Chart.open", patient_id=route["patient_id"])
+
+    def prefill(self, **route: Any) -> Form:
+        patient = self._editing(**route)
+        place: dict[str, Any] = patient.address[0] if patient.address else {}
+        kin: dict[str, Any] = patient.contact[0] if patient.contact else {}
+        relationships = kin.get("relationship") or [{}]
+        return RegistrationForm(
+            **{name: getattr(patient, name) for name in ("family", "second_family", "given", "prefix", "name_in_use")},
+            birth_date=born(patient) if patient.birth_date else "",
+            gender=patient.gender,
+            sex_for_clinical_use=patient.sex_for_clinical_use,
+            phone=_first(patient.telecom, "phone"),
+            email=_first(patient.telecom, "email"),
+            address_line=" ".join(place.get("line") or []),
+            city=place.get("city", ""),
+            postal_code=place.get("postalCode", ""),
+            country=place.get("country", "") if len(str(place.get("country", ""))) == 2 else "",
+            language=(patient.languages[0] if patient.languages else "")[:2],
+            kin_name=(kin.get("name") or {}).get("text", ""),
+            kin_relationship=relationships[0].get("text", ""),
+            kin_phone=_first(kin.get("telecom") or [], "phone"),
+            temporary=patient.temporary,
+        )
+
+
+def _first(points: list[dict[str, Any]], system: str) -> str:
+    return next((str(point.get("value", "")) for point in points or [] if point.get("system") == system), "")
+
+
+def _kept(told: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The form holds the first phone and the first e-mail; the further ones stay as they were."""
+    kept, skipped = list(told), set()
+    for point in before:
+        system = point.get("system")
+        if system in ("phone", "email") and system not in skipped:
+            skipped.add(system)
+            continue
+        kept.append(point)
+    return kept
+
+
+class PatientList(RecordView):
+    """The index as a generated list, for looking through rather than looking up."""
+
+    datamodel = RecordInterface(Patient)
+    route_base = "/patients/all"
+    list_title = lazy_gettext("All patients")
+    intro = lazy_gettext("Everybody the chain cares for. To find one person, use the search box.")
+    empty = lazy_gettext("Nobody is registered yet.")
+    add_label = lazy_gettext("Register a patient")
+    list_columns: ClassVar[list[str]] = ["name", "mrn", "birth_date", "gender", "telecom", "last_visit_at"]
+    show_columns: ClassVar[list[str]] = ["name", "mrn", "birth_date", "gender"]
+    edit_columns: ClassVar[list[str]] = ["family"]
+    add_columns: ClassVar[list[str]] = ["family"]
+    order_columns: ClassVar[list[str]] = ["mrn", "birth_date", "last_visit_at"]
+    search_columns: ClassVar[list[str]] = ["mrn", "family", "given", "gender", "active", "temporary"]
+    label_columns: ClassVar[dict[str, Any]] = {
+        "name": lazy_gettext("Name"),
+        "family": lazy_gettext("Family name"),
+        "given": lazy_gettext("Given names"),
+        "mrn": lazy_gettext("Number"),
+        "birth_date": lazy_gettext("Born"),
+        "gender": lazy_gettext("Gender"),
+        "telecom": lazy_gettext("Phone"),
+        "active": lazy_gettext("Active"),
+        "temporary": lazy_gettext("Identity unknown"),
+        "last_visit_at": lazy_gettext("Last visit"),
+    }
+    base_order = ("sort_name", "asc")
+    exclude_route_methods: ClassVar[set[str]] = {"action", "action_post", "download", "add", "edit", "delete", "show"}
+
+    def value_of(self, item: Patient, column: str) -> Any:
+        if column == "name":
+            return name_of(item)
+        if column == "birth_date":
+            return f"{born(item)} · {age(item)}" if item.birth_date else "—"
+        if column == "gender":
+            return str(GENDERS.get(item.gender, item.gender))
+        if column == "telecom":
+            return next(iter(phones(item)), "—")
+        return super().value_of(item, column)
+
+    def row_href(self, item: Any) -> str:
+        return url_for("Chart.open", patient_id=item.id)
+
+    def add_href(self) -> str | None:
+        return url_for("Registration.ask") if current().may("create", "Patient") else None
+
+
+class Duplicates(Page):
+    """Pairs of records that may be one person, waiting for somebody's judgement."""
+
+    route_base = "/patients/duplicates"
+    default_view = "list"
+
+    @expose("/")
+    @open_to("update", "PatientLink")
+    def list(self) -> str:
+        """The pairs, the likeliest first."""
+        pairs = patients.possible_duplicates(guard.session())
+        return self.render(
+            "patients/duplicates.html",
+            page_title=gettext("Possible duplicates"),
+            pairs=[
+                {
+                    "id": pair.id,
+                    "one": in_short(pair.patient),
+                    "other": in_short(pair.other),
+                    "score": round(pair.score * 100),
+                    "reasons": [gettext(reason) for reason in pair.reasons],
+                }
+                for pair in pairs
+            ],
+        )
+
+    @expose("/<int:link_id>/different", methods=["POST"])
+    @open_to("update", "PatientLink")
+    def different(self, link_id: int) -> Any:
+        """Two people after all."""
+        with guard.unit_of_work() as session:
+            link = session.get(PatientLink, link_id)
+            if link is None:
+                raise NotFound
+            patients.are_different(session, link)
+        return redirect(url_for("Duplicates.list"))
+
+
+def register(builder: Any) -> None:
+    """Patients."""
+    from views.chart import Chart
+
+    for view in (Finder, Registration, Correction, PatientList, Duplicates, Chart):
+        builder.add_view_no_menu(view)

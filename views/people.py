@@ -1,0 +1,90 @@
+"""A patient in words, the same on every page."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from babel.dates import get_month_names
+from flask import url_for
+from flask_babel import format_date, get_locale, gettext, lazy_gettext
+from sqlalchemy import inspect
+
+from app.services.words import spoken_phone
+from models.patients import Patient
+from views.base import words
+
+GENDERS = {
+    "female": lazy_gettext("Female"),
+    "male": lazy_gettext("Male"),
+    "other": lazy_gettext("Other"),
+    "unknown": lazy_gettext("Not known"),
+}
+SEXES = {
+    "female-typical": lazy_gettext("Female reference ranges"),
+    "male-typical": lazy_gettext("Male reference ranges"),
+    "specified": lazy_gettext("See the notes"),
+    "unknown": lazy_gettext("Not known"),
+}
+
+
+def name_of(patient: Patient) -> str:
+    """Family name first, and what the person wants to be called."""
+    return patient.name or gettext("Name not shown")
+
+
+def born(patient: Patient) -> str:
+    """The birth date as far as it is known."""
+    if patient.birth_date is None:
+        return gettext("birth date not known")
+    if patient.birth_precision == "year":
+        return str(patient.birth_date.year)
+    if patient.birth_precision == "month":
+        months = get_month_names("wide", locale=get_locale() or "en")
+        return f"{months[patient.birth_date.month]} {patient.birth_date.year}"
+    return str(format_date(patient.birth_date, "d MMM yyyy"))
+
+
+def age(patient: Patient, on: date | None = None) -> str:
+    """Completed years, months under two years, days under two months; about, where the date is partial."""
+    if patient.birth_date is None:
+        return ""
+    until = patient.deceased_at.date() if patient.deceased_at else on or date.today()
+    start = patient.birth_date
+    months = (until.year - start.year) * 12 + until.month - start.month - (until.day < start.day)
+    if patient.birth_precision != "day":
+        return gettext("about %(count)s y", count=max(until.year - start.year, 0))
+    if months >= 24:
+        return gettext("%(count)s y", count=months // 12)
+    if months >= 2:
+        return gettext("%(count)s mo", count=months)
+    return gettext("%(count)s d", count=max((until - start).days, 0))
+
+
+def phones(patient: Patient) -> list[str]:
+    """Phone numbers as they are read out."""
+    return [spoken_phone(str(p.get("value", ""))) for p in patient.telecom or [] if p.get("system") == "phone"]
+
+
+def in_short(patient: Patient) -> dict[str, Any]:
+    """A line in a list of patients."""
+    numbers = phones(patient)
+    place = None
+    if "last_visit_place" not in inspect(patient).unloaded:
+        place = patient.last_visit_place
+    return {
+        "id": patient.id,
+        "name": name_of(patient),
+        "name_in_use": patient.name_in_use,
+        "mrn": patient.mrn,
+        "birth": born(patient),
+        "age": age(patient),
+        "gender_word": str(GENDERS.get(patient.gender, "")),
+        "phone": numbers[0] if numbers else "",
+        "branch": place.name if place else "",
+        "last_visit": words(patient.last_visit_at) if patient.last_visit_at else None,
+        "href": url_for("Chart.open", patient_id=patient.id),
+        "deceased": patient.deceased,
+        "temporary": patient.temporary,
+        "active": patient.active,
+    }
