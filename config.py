@@ -106,7 +106,7 @@ class Settings:
                 "WARDBOOK_SECRET_KEY is not set: give production a key of its own, "
                 "for example from `python3 -c 'import secrets; print(secrets.token_hex(32))'`."
             )
-        elif len(self.secret_key) < SECRET_KEY_LENGTH or len(set(self.secret_key)) < 8:
+        elif len(self.secret_key) < SECRET_KEY_LENGTH or len(set(self.secret_key)) < 10:
             reasons.append(
                 f"WARDBOOK_SECRET_KEY can be guessed: use {SECRET_KEY_LENGTH} or more random characters, "
                 "for example from `python3 -c 'import secrets; print(secrets.token_hex(32))'`."

@@ -139,11 +139,10 @@ def welcome(settings: Settings) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    try:
-        return f"{path.relative_to(Path.cwd())}/"
-    except ValueError:
-        return f"{path}/"
+    """A path as short as it can be said to somebody in the project's folder."""
+    if Path.cwd() == PROJECT and path.is_relative_to(PROJECT):
+        path = path.relative_to(PROJECT)
+    return f"{path}/"
 
 
 def serve(settings: Settings, _: argparse.Namespace) -> int:
@@ -151,7 +150,7 @@ def serve(settings: Settings, _: argparse.Namespace) -> int:
     from ops.supervisor import python
 
     settings = with_running_servers(settings)
-    refuse_in_production(settings)
+    refuse_demo_accounts(settings)
     bind = f"[{settings.host}]" if ":" in settings.host else settings.host
     command = python(
         *("-m", "gunicorn", "run:application()"),
@@ -171,7 +170,7 @@ def serve(settings: Settings, _: argparse.Namespace) -> int:
 def worker(settings: Settings, _: argparse.Namespace) -> int:
     """Work off the queues until told to stop."""
     settings = with_running_servers(settings)
-    refuse_in_production(settings)
+    refuse_demo_accounts(settings)
     os.environ.update(settings.to_environment())
     from jobs.base import work
 
@@ -182,7 +181,7 @@ def worker(settings: Settings, _: argparse.Namespace) -> int:
 def scheduler(settings: Settings, _: argparse.Namespace) -> int:
     """Put what is due into the queues until told to stop."""
     settings = with_running_servers(settings)
-    refuse_in_production(settings)
+    refuse_demo_accounts(settings)
     os.environ.update(settings.to_environment())
     from jobs.base import schedule
 
@@ -216,7 +215,7 @@ def prepare(settings: Settings, arguments: argparse.Namespace) -> int:
     """What has to be done before the processes of `run` start."""
     if settings.production:
         migrate(settings, arguments)
-        refuse_in_production(settings)
+        refuse_demo_accounts(settings)
         return 0
     return demo(settings, arguments)
 
@@ -254,9 +253,13 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def refuse_in_production(settings: Settings) -> None:
-    """Raise CannotStart where this installation is not fit for patients."""
+    """Raise CannotStart where these settings are not fit for patients."""
     if reasons := settings.refusals():
         raise CannotStart(f"This may not go into production. {' '.join(reasons)}")
+
+
+def refuse_demo_accounts(settings: Settings) -> None:
+    """Raise CannotStart where anybody could sign in to a production database with a password everybody knows."""
     if not settings.production:
         return
     from sqlalchemy import create_engine
@@ -363,6 +366,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = read_settings()
         home = settings.home
+        if parsed.call in (run, serve, worker, scheduler):
+            refuse_in_production(settings)
         status: int = parsed.call(settings, parsed)
     except (CannotStart, ConfigurationError) as refusal:
         if str(refusal):

@@ -243,6 +243,7 @@ class Verdict:
     fault: str | None = None
 
 
+LOOSE = "columns instead of objects"
 _verdicts: dict[Any, Verdict] = {}
 _by_table: dict[Table, Mapper[Any]] = {}
 
@@ -311,7 +312,7 @@ def loose(statement: Any) -> str | None:
         if inspect(wanted, raiseerr=False) is None or not (
             isinstance(inspect(wanted), Mapper) or getattr(inspect(wanted), "is_aliased_class", False)
         ):
-            return "columns instead of objects"
+            return LOOSE
     return None
 
 
@@ -340,7 +341,9 @@ def _read(state: ORMExecuteState) -> None:
     if state.is_column_load:
         return
     verdict = verdict_on(state.statement)
-    if verdict.fault and (verdict.mappers or verdict.fault != "columns instead of objects"):
+    # A relationship's own loader selects the key it joins by beside the objects; nobody else can make such a statement.
+    loading = state.is_relationship_load and verdict.fault == LOOSE
+    if verdict.fault and not loading and (verdict.mappers or verdict.fault != LOOSE):
         log.error("guard.ungated", fault=verdict.fault)
         raise Ungated
     if not verdict.mappers:

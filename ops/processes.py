@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOG_BYTES = 10_000_000
+_TELLING = re.compile(r"^([A-Za-z_.]+(Error|Exception|Refused|CannotStart)\b|FATAL:|.*\bFATAL: )")
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if LINUX else None
@@ -129,6 +131,12 @@ class Process:
         except OSError:
             return ""
         return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+    def reason(self) -> str:
+        """Why it ended, as far as it said: the last exception or fatal line, else its last line."""
+        words = self.last_words(60).splitlines()
+        telling = [line.strip() for line in words if _TELLING.search(line)]
+        return (telling or words or [""])[-1].strip()
 
     def ask_to_stop(self) -> None:
         if self._popen is not None and self._popen.poll() is None:

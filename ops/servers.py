@@ -139,7 +139,7 @@ class Place:
         """A random password, made once and kept in a file only the servers' account and root can read."""
         path = self.folder / f"{name}.password"
         if not path.exists():
-            unfinished = path.with_suffix(".new")
+            unfinished = path.with_name(f"{path.name}.new")
             unfinished.unlink(missing_ok=True)
             with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(24))
@@ -202,7 +202,7 @@ class Server:
         return self.place.logs / f"{self.name}.log"
 
     def last_words(self) -> str:
-        return self.process.last_words(1) if self.process else ""
+        return self.process.reason() if self.process else ""
 
     def _process(self) -> Process:
         raise NotImplementedError

@@ -58,7 +58,7 @@ class Watched:
 
     @classmethod
     def process(cls, process: Process) -> "Watched":
-        return cls(process.name, lambda: process.alive, process.start, lambda: process.last_words(1), process.log)
+        return cls(process.name, lambda: process.alive, process.start, process.reason, process.log)
 
     @classmethod
     def server(cls, server: Server) -> "Watched":
@@ -159,7 +159,7 @@ def wait_for_web(web: Process, host: str, port: int, others: Sequence[Process]) 
     while time.monotonic() < deadline:
         for process in (web, *others):
             if not process.alive:
-                why = process.last_words(1) or f"it said nothing and left with status {process.exit_status}"
+                why = process.reason() or f"it said nothing and left with status {process.exit_status}"
                 raise CannotStart(f"{process.name} does not start: {why} (more in {process.log}).")
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:

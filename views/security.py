@@ -17,7 +17,6 @@ from flask_appbuilder.security.views import (
     ResetPasswordView,
     RoleModelView,
     UserDBModelView,
-    UserInfoEditView,
 )
 from flask_babel import gettext, lazy_gettext
 from flask_jwt_extended import decode_token
@@ -38,8 +37,8 @@ from views.base import RecordInterface, RecordView
 
 log = structlog.get_logger(__name__)
 
-ON_THEIR_OWN_ACCOUNT = {"ResetMyPasswordView", "UserInfoEditView"}
-"""Pages about oneself, open to whoever is signed in."""
+OPEN_TO_ALL_SIGNED_IN = {"ResetMyPasswordView", "OpenApi", "SwaggerView"}
+"""One's own password, and the description of the API."""
 
 
 class JsonSerializer(Serializer):
@@ -56,9 +55,9 @@ class JsonSerializer(Serializer):
 class CookieOnlyCSRF(CSRFProtect):  # type: ignore[misc]
     """A token is asked for wherever a browser's cookie signs in; a call that carries its own key cannot be forged."""
 
-    def protect(self) -> None:
+    def protect(self, *args: Any, **kwargs: Any) -> None:
         if not bears_token(request):
-            super().protect()
+            super().protect(*args, **kwargs)
 
 
 def bears_token(asked: Request) -> bool:
@@ -324,7 +323,6 @@ class Security(StockSecurity):  # type: ignore[misc]
     rolemodelview = RoleView
     resetpasswordview = SetPasswordView
     resetmypasswordview = MyPasswordView
-    userinfoeditview = UserInfoEditView
 
     def register_views(self) -> None:
         """Only the pages we answer for."""
@@ -334,10 +332,20 @@ class Security(StockSecurity):  # type: ignore[misc]
         for view in (self.resetpasswordview, self.resetmypasswordview, self.rolemodelview):
             self.appbuilder.add_view_no_menu(view)
 
+    def create_jwt_manager(self, app: Flask) -> Any:
+        """Tokens that are missing, stale or forged are answered like every other refusal."""
+        from views.errors import answer
+
+        tokens = super().create_jwt_manager(app)
+        for loader in (tokens.unauthorized_loader, tokens.invalid_token_loader):
+            loader(lambda _reason: answer(NotSignedIn()))
+        tokens.expired_token_loader(lambda _header, _claims: answer(NotSignedIn()))
+        return tokens
+
     def has_access(self, permission_name: str, view_name: str) -> bool:
         """Ask the actor's rights: no statement, and one matrix for every channel. A refusal is noted for the trail."""
         actor = current()
-        if view_name in ON_THEIR_OWN_ACCOUNT:
+        if view_name in OPEN_TO_ALL_SIGNED_IN:
             return actor.user_id is not None
         action = permission_name.removeprefix(guard.PREFIX)
         if actor.may(action, view_name):

@@ -1,0 +1,1 @@
+"""WHAT HAPPENS BY ITSELF. Imports app and models, never views."""

@@ -1,0 +1,444 @@
+"""The audit trail's second half: lines move from the stream, the outbox and the spool into audit_event.
+
+One drainer at a time, by a lock of PostgreSQL.  Rows are committed first and let go of at their source afterwards, so
+a drainer may be killed anywhere: what comes twice is told by its id.  What cannot be read is kept in quarantine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+from zlib import crc32
+
+import msgspec
+import psycopg
+import redis
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import guard, trail
+from jobs.base import every, job
+from models.base import now
+
+log = structlog.get_logger(__name__)
+
+BATCH = 5000
+"""Lines moved in one transaction."""
+CHUNK = 500
+"""Entries asked of Redis at once."""
+LOCK = 0x5761726462_01
+"""The advisory lock of the one drainer."""
+BUDGET = 60.0
+"""Seconds one run goes on while there is a backlog; the next tick continues."""
+SETTLED = 10.0
+"""Seconds an abandoned spool file has been left alone before it is taken, so that none is taken while being made."""
+MONTHS_AHEAD = 2
+
+Small = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+Big = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Agent(msgspec.Struct):
+    """Who, from where and why: shared by the lines of one entry (app.trail.agent)."""
+
+    user_id: Small | None
+    agent_name: str
+    roles: list[str]
+    branch_id: Big | None
+    purpose: str
+    channel: str
+    address: str | None = None
+    user_agent: str | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+
+
+class Line(msgspec.Struct):
+    """One line (app.trail.event)."""
+
+    id: UUID
+    recorded: Annotated[datetime, msgspec.Meta(tz=True)]
+    type: str
+    subtype: str
+    action: Literal["C", "R", "U", "D", "E"]
+    outcome: Literal[0, 4, 8, 12]
+    patient_id: Big | None
+    entities: list[dict[str, Any]]
+    query: str | None = None
+    reason: str | None = None
+
+
+class Entry(msgspec.Struct):
+    """What one write to the trail holds, unread but for its two halves."""
+
+    agent: msgspec.Raw
+    events: list[msgspec.Raw]
+
+
+read_entry = msgspec.json.Decoder(Entry).decode
+read_agent = msgspec.json.Decoder(Agent).decode
+read_line = msgspec.json.Decoder(Line).decode
+to_json = msgspec.json.Encoder().encode
+
+COLUMNS = (
+    *("id", "recorded", "type", "subtype", "action", "outcome"),
+    *("user_id", "agent_name", "roles", "branch_id", "purpose", "channel"),
+    *("address", "user_agent", "session_id", "request_id"),
+    *("patient_id", "entities", "query", "reason"),
+)
+_names = ", ".join(COLUMNS)
+ARRIVING = "CREATE TEMP TABLE IF NOT EXISTS arriving (LIKE audit_event) ON COMMIT DELETE ROWS"
+COPY = f"COPY arriving ({_names}) FROM STDIN"
+TAKE = f"INSERT INTO audit_event ({_names}) SELECT {_names} FROM arriving ON CONFLICT DO NOTHING"  # noqa: S608
+TAKE_ONE = f"INSERT INTO audit_event ({_names}) VALUES ({', '.join(['%s'] * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
+SET_ASIDE = """
+    INSERT INTO audit_quarantine (source, payload, reason, found_at)
+    SELECT %(source)s, %(payload)s, %(reason)s, now()
+    WHERE NOT EXISTS (SELECT FROM audit_quarantine WHERE source = %(source)s AND payload = %(payload)s)
+"""
+
+Row = tuple[Any, ...]
+
+
+@dataclass
+class Batch:
+    """Lines on their way into the database."""
+
+    rows: list[Row] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    """Where each row came from."""
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+
+    def take(self, payload: bytes, source: str) -> None:
+        """Read one entry; whatever in it cannot be read goes to quarantine, the rest of it does not."""
+        try:
+            entry = read_entry(payload)
+            who = columns_of(read_agent(entry.agent))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self.set_aside(payload, source, error)
+            return
+        for raw in entry.events:
+            try:
+                self.rows.append(row_of(read_line(raw), who))
+                self.sources.append(source)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                self.set_aside(b'{"agent":' + bytes(entry.agent) + b',"events":[' + bytes(raw) + b"]}", source, error)
+
+    def set_aside(self, payload: bytes, source: str, error: Exception) -> None:
+        """Keep what could not be read."""
+        text = payload.decode("utf-8", errors="backslashreplace").replace("\0", "\\x00")
+        self.unreadable.append({"source": source, "payload": text, "reason": type(error).__name__ + ": " + str(error)})
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.unreadable)
+
+
+def columns_of(agent: Agent) -> tuple[Row, Row]:
+    """An agent's columns, before and after those of the line. Raises ValueError where the database would refuse one."""
+    address = agent.address
+    if address is not None:
+        ipaddress.ip_address(address)
+        if "%" in address:
+            raise ValueError("an address with a zone")
+    texts = (agent.agent_name, agent.purpose, agent.channel, agent.user_agent, agent.session_id, agent.request_id)
+    plain(*texts, *agent.roles)
+    return (
+        (agent.user_id, agent.agent_name, agent.roles, agent.branch_id, agent.purpose, agent.channel),
+        (address, agent.user_agent, agent.session_id, agent.request_id),
+    )
+
+
+def row_of(line: Line, who: tuple[Row, Row]) -> Row:
+    """A row of audit_event, in the order of COLUMNS. Raises ValueError where the database would refuse it."""
+    plain(line.type, line.subtype, line.query, line.reason)
+    entities = to_json(line.entities).decode()
+    if "\\u0000" in entities:
+        raise ValueError("a null character")
+    return (
+        *(line.id, line.recorded, line.type, line.subtype, line.action, line.outcome),
+        *who[0],
+        *who[1],
+        *(line.patient_id, entities, line.query, line.reason),
+    )
+
+
+def plain(*texts: str | None) -> None:
+    """Raises ValueError where a text has a character PostgreSQL does not take."""
+    if any(text is not None and "\0" in text for text in texts):
+        raise ValueError("a null character")
+
+
+# ---- into the database -------------------------------------------------------------------------------------------
+
+
+def store(database: psycopg.Connection[Any], batch: Batch) -> int:
+    """Write a batch within the caller's transaction; gives how many of its lines are new."""
+    for unreadable in batch.unreadable:
+        database.execute(SET_ASIDE, unreadable)
+        log.error("trail.quarantined", source=unreadable["source"])
+    new = 0
+    if batch.rows:
+        try:
+            with database.transaction():
+                database.execute(ARRIVING)
+                with database.cursor() as cursor:
+                    with cursor.copy(COPY) as copy:
+                        for row in batch.rows:
+                            copy.write_row(row)
+                    new = cursor.execute(TAKE).rowcount
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+            log.error("trail.batch_refused", error=type(error).__name__)
+            new = store_singly(database, batch)
+    database.execute("UPDATE audit_drain SET drained_at = now(), events = events + %s WHERE id = 1", [new])
+    return new
+
+
+def store_singly(database: psycopg.Connection[Any], batch: Batch) -> int:
+    """Write a batch row by row, for there is one in it the database refuses: that one goes to quarantine."""
+    new = 0
+    for row, source in zip(batch.rows, batch.sources, strict=True):
+        try:
+            with database.transaction():
+                new += database.execute(TAKE_ONE, row).rowcount
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+            payload = to_json(dict(zip(COLUMNS, row, strict=True))).decode()
+            reason = f"{type(error).__name__}: {error.diag.message_primary or ''}"
+            database.execute(SET_ASIDE, {"source": source, "payload": payload, "reason": reason})
+            log.error("trail.quarantined", source=source)
+    return new
+
+
+@contextmanager
+def alone() -> Iterator[psycopg.Connection[Any] | None]:
+    """A connection that holds the drainer's lock, or None where another drainer has it."""
+    with guard.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        database = connection.connection.driver_connection
+        assert database is not None
+        try:
+            row = database.execute("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone()
+            if not row[0]:
+                yield None
+                return
+            yield database
+            database.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+        except BaseException:
+            connection.invalidate()  # the lock goes with the connection
+            raise
+
+
+_partitions_made: dict[Any, str] = {}
+
+
+def ensure_partitions(database: psycopg.Connection[Any]) -> None:
+    """Have a partition for this month and the next, once a day. Without one, lines go to the default partition."""
+    today = f"{now():%Y-%m-%d}"
+    if _partitions_made.get(database.info.dsn) == today:
+        return
+    try:
+        database.execute("SELECT wb_audit_partitions(%s)", [MONTHS_AHEAD])
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        log.error("trail.partitions_failed", error=type(error).__name__)
+    _partitions_made[database.info.dsn] = today
+
+
+# ---- from the three sources --------------------------------------------------------------------------------------
+
+
+def drain_outbox(database: psycopg.Connection[Any]) -> int:
+    """Move the lines of changes; gives how many were there."""
+    with database.transaction():
+        found = database.execute("SELECT id, event::text FROM audit_outbox ORDER BY id LIMIT %s", [BATCH]).fetchall()
+        if found:
+            batch = Batch()
+            for key, payload in found:
+                batch.take(payload.encode(), f"outbox {key}")
+            store(database, batch)
+            database.execute("DELETE FROM audit_outbox WHERE id = ANY(%s)", [[key for key, _ in found]])
+    return len(found)
+
+
+def drain_stream(database: psycopg.Connection[Any]) -> int:
+    """Move the oldest lines of the stream; gives how many were there. They leave it once they are committed."""
+    stream = trail.the_trail().redis
+    batch, keys = Batch(), list[bytes]()
+    start = "-"
+    while len(batch) < BATCH:
+        entries: Any = stream.xrange(trail.STREAM, min=start, count=CHUNK)
+        for key, fields in entries:
+            source = f"stream {key.decode()}"
+            if set(fields) == {b"e"}:
+                batch.take(fields[b"e"], source)
+            else:
+                batch.set_aside(repr(fields).encode(), source, ValueError("not an entry of the trail"))
+            keys.append(key)
+        if len(entries) < CHUNK:
+            break
+        start = f"({entries[-1][0].decode()}"
+    if keys:
+        with database.transaction():
+            store(database, batch)
+        stream.xdel(trail.STREAM, *keys)
+    return len(keys)
+
+
+def drain_spool(database: psycopg.Connection[Any], directory: Path) -> int:
+    """Move the lines of every file whose writer is done with it, or dead; gives how many there were."""
+    count = 0
+    for path in sorted([*directory.glob("*.done"), *directory.glob("*.open")]):
+        # A writer may rename or end its file at any moment; the next run finds it.
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            if path.suffix == ".open" and not abandoned(file.fileno()):
+                continue
+            content = file.read()
+            count += drain_file(database, content, path.stem)
+            path.unlink()
+    return count
+
+
+def abandoned(file: int) -> bool:
+    """Whether the writer of an open spool file is gone: nobody holds its lock, and nobody touched it of late."""
+    if time.time() - os.fstat(file).st_mtime < SETTLED:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def drain_file(database: psycopg.Connection[Any], content: bytes, name: str) -> int:
+    """Move the lines of one file; gives how many there were."""
+    batch, count = Batch(), 0
+    for offset, payload, whole in frames(content):
+        source = f"spool {name} {offset}"
+        if whole:
+            batch.take(payload, source)
+        else:
+            batch.set_aside(payload, source, ValueError("a torn frame"))
+        if len(batch) >= BATCH:
+            count += len(batch)
+            with database.transaction():
+                store(database, batch)
+            batch = Batch()
+    with database.transaction():
+        store(database, batch)
+    return count + len(batch)
+
+
+def frames(content: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    """The frames of a spool file as (offset, payload, True), and what lies between them as (offset, bytes, False).
+
+    A torn tail was never acknowledged. Should a disk have torn the middle, what follows is found by how entries begin.
+    """
+    offset = 0
+    while offset < len(content):
+        if (payload := frame_at(content, offset)) is not None:
+            yield offset, payload, True
+            offset += 8 + len(payload)
+            continue
+        following = offset + 1
+        while True:
+            found = content.find(b'{"agent":', following + 8)
+            if found < 0:
+                yield offset, content[offset:], False
+                return
+            if frame_at(content, found - 8) is not None:
+                yield offset, content[offset : found - 8], False
+                offset = found - 8
+                break
+            following = found - 7
+
+
+def frame_at(content: bytes, offset: int) -> bytes | None:
+    """The payload of the frame [length, crc32, payload] that begins here, or None where none does."""
+    length = int.from_bytes(content[offset : offset + 4], "big")
+    payload = content[offset + 8 : offset + 8 + length]
+    if not length or len(payload) < length or crc32(payload) != int.from_bytes(content[offset + 4 : offset + 8], "big"):
+        return None
+    return payload
+
+
+# ---- the job -----------------------------------------------------------------------------------------------------
+
+
+@every(seconds=5)
+@job(queue="audit", retry=None)
+def drain() -> None:
+    """Move everything there is to move. A source that fails keeps what it has until the next run."""
+    until = time.monotonic() + BUDGET
+    try:
+        with alone() as database:
+            if database is None:
+                return
+            ensure_partitions(database)
+            database.execute("UPDATE audit_drain SET drained_at = now() WHERE id = 1")
+            drain_spool(database, trail.the_trail().spool.directory)
+            stream_answers = True
+            while time.monotonic() < until:
+                changes, reads = drain_outbox(database), 0
+                if stream_answers:
+                    try:
+                        reads = drain_stream(database)
+                    except redis.RedisError as error:
+                        stream_answers = False
+                        log.warning("trail.stream_away", error=type(error).__name__)
+                if changes < BATCH and reads < CHUNK:
+                    return
+    except (psycopg.Error, SQLAlchemyError) as error:
+        log.warning("trail.database_away", error=type(error).__name__)
+
+
+# ---- how it stands -----------------------------------------------------------------------------------------------
+
+
+def state() -> dict[str, Any]:
+    """How far the trail has come, for the status page: what waits where, since when, and when it was last drained.
+
+    Values are None where Redis does not answer. Raises SQLAlchemyError where PostgreSQL does not.
+    """
+    at_work = trail.the_trail()
+    files = spooled(at_work.spool.directory)
+    found: dict[str, Any] = {
+        "stream": None,
+        "oldest_seconds": None,
+        "spool_files": len(files),
+        "spool_bytes": sum(files),
+    }
+    with suppress(redis.RedisError):
+        length: Any = at_work.redis.xlen(trail.STREAM)
+        oldest: Any = at_work.redis.xrange(trail.STREAM, count=1)
+        seconds, microseconds = at_work.redis.time()  # type: ignore[misc]
+        found["stream"] = length
+        found["oldest_seconds"] = 0.0
+        if oldest:
+            born = int(oldest[0][0].partition(b"-")[0]) / 1000
+            found["oldest_seconds"] = round(max(0.0, seconds + microseconds / 1e6 - born), 3)
+    with guard.engine().connect() as connection:
+        row = connection.exec_driver_sql(
+            "SELECT (SELECT count(*) FROM audit_outbox) AS outbox, (SELECT count(*) FROM audit_quarantine) AS quarantine,"
+            " (SELECT count(*) FROM event_outbox) AS events, drained_at, events AS drained FROM audit_drain WHERE id = 1"
+        ).one()
+    return {**found, **row._asdict()}
+
+
+def spooled(directory: Path) -> Sequence[int]:
+    """Sizes of the files in the spool."""
+    sizes = []
+    for path in [*directory.glob("*.done"), *directory.glob("*.open")]:
+        with suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return sizes
+
+
+__all__ = ["drain", "state"]
