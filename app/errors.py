@@ -45,7 +45,7 @@ class NotFound(Refusal):
 
 
 class Ungated(Refusal):
-    """A statement the gate cannot vouch for: raw text, loose columns, a bulk write. A fault of ours, never let through."""
+    """A statement the gate cannot vouch for: raw text, loose columns, a bulk write. Always a fault of ours."""
 
     status = 500
     sentence = "This request was stopped because it could not be checked. It has been noted."
@@ -55,7 +55,9 @@ class NotRecorded(Refusal):
     """The trail could not take the line, so the record is not shown."""
 
     status = 503
-    sentence = "The record cannot be shown right now because the access log cannot be written. Please try again shortly."
+    sentence = (
+        "The record cannot be shown right now because the access log cannot be written. Please try again shortly."
+    )
 
 
 class OutOfService(Refusal):

@@ -288,7 +288,7 @@ def walk(statement: ClauseElement) -> Verdict:
                 if owner in tables:
                     mapper = tables[owner]
                     found[mapper] = None
-                    mentioned.add((mapper.class_.resource(), base.key))
+                    mentioned.add((mapper.class_.resource(), str(base.key)))
         if getattr(element, "_hints", None) or getattr(element, "_statement_hints", None):
             fault = "a hint"
         stack.extend(element.get_children())
@@ -298,7 +298,7 @@ def walk(statement: ClauseElement) -> Verdict:
 
 
 def loose(statement: Any) -> str | None:
-    """What stands in the way of a statement over protected tables giving whole objects only; None where nothing does."""
+    """What keeps a statement over protected tables from giving whole objects only; None where nothing does."""
     if not getattr(statement, "is_select", False):
         return "a bulk write"
     for described in statement.column_descriptions:
@@ -419,7 +419,9 @@ def changed_fields(target: Any) -> list[str]:
     return sorted(
         attribute.key
         for attribute in state.attrs
-        if attribute.key in state.mapper.column_attrs and attribute.history.has_changes() and attribute.key not in UNRECORDED
+        if attribute.key in state.mapper.column_attrs
+        and attribute.history.has_changes()
+        and attribute.key not in UNRECORDED
     )
 
 

@@ -221,7 +221,9 @@ SERVICES: dict[str, dict[str, Grant]] = {
     "demo": {name: may("read create update") for name in RESOURCES if name not in ("AuditEvent", "ClinicalNote")},
     "import": {
         **{name: may("read create update") for name in (*CLINICAL, "DocumentReference", "SourceResource")},
-        **{name: may("read create update") for name in ("Organization", "Practitioner", "Patient", "PatientIdentifier")},
+        **{
+            name: may("read create update") for name in ("Organization", "Practitioner", "Patient", "PatientIdentifier")
+        },
         "Branch": may("read"),
     },
     "duplicates": {

@@ -180,10 +180,11 @@ class Trail:
 
     def weaknesses(self) -> list[str]:
         """The settings of the trail's Redis that could lose an acknowledged line, in words. Raises redis.RedisError."""
+        found = self.redis.config_get(*REQUIRED)
         return [
-            f"{name} is {value!r} and must be {REQUIRED[name]!r}"
-            for name, value in self.redis.config_get(*REQUIRED).items()
-            if value != REQUIRED[name]
+            f"{name} is {found.get(name)!r} and must be {wanted!r}"
+            for name, wanted in REQUIRED.items()
+            if found.get(name) != wanted
         ]
 
 

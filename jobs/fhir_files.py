@@ -101,7 +101,9 @@ class _Text:
     def take(self, character: str) -> None:
         """Step over a character that has to be there. Raises Broken."""
         if self.peek() != character:
-            raise Broken(self.place(), f"broken JSON: {character} expected" if self.peek() else "the file ends too early")
+            raise Broken(
+                self.place(), f"broken JSON: {character} expected" if self.peek() else "the file ends too early"
+            )
         self.at += 1
 
     def value(self) -> Any:
@@ -141,7 +143,9 @@ class _Text:
         return True
 
 
-def received(path: Path, name: str, advance: Callable[[int], object], refuse: Callable[[Broken], object]) -> Iterator[Received]:
+def received(
+    path: Path, name: str, advance: Callable[[int], object], refuse: Callable[[Broken], object]
+) -> Iterator[Received]:
     """Whatever a file holds, in its order. `advance` hears of the bytes read, `refuse` of what could not be.
 
     A broken line of NDJSON costs that line, a broken Bundle everything behind the break.

@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from psycopg.types.json import set_json_dumps
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, undefer
 from tqdm import tqdm
@@ -55,7 +55,15 @@ REMEMBERED = 50_000
 LOCK = 0x57_42_46_48
 """First half of the advisory lock that keeps two imports of one source apart."""
 
-ORDER = {"Organization": 0, "Location": 0, "Medication": 0, "Practitioner": 1, "PractitionerRole": 1, "Patient": 2, "Encounter": 3}
+ORDER = {
+    "Organization": 0,
+    "Location": 0,
+    "Medication": 0,
+    "Practitioner": 1,
+    "PractitionerRole": 1,
+    "Patient": 2,
+    "Encounter": 3,
+}
 """Who is referred to comes first."""
 LAST = 4
 REFERRED_TO = frozenset(ORDER)
@@ -200,7 +208,7 @@ class Import:
             exact = _exact(resource)
         except (UnicodeEncodeError, OverflowError, RecursionError, TypeError) as error:
             raise Invalid("there is a character or a number in it that cannot be stored") from error
-        if _nul.search(exact):
+        if b"\\u0000" in exact and _nul.search(exact):
             raise Invalid("there is a character in it that cannot be stored (NUL)")
         digest = sha256(exact).digest()
         url = found.full_url
@@ -304,7 +312,8 @@ class Import:
         yield " ".join([f"{'':{width}}", *(f"{verdict:>{max(9, len(verdict))}}" for verdict in Verdict)])
         for kind in [*kinds, "total"]:
             numbers = [
-                sum(n for (k, v), n in self.tally.items() if v is verdict and kind in (k, "total")) for verdict in Verdict
+                sum(n for (k, v), n in self.tally.items() if v is verdict and kind in (k, "total"))
+                for verdict in Verdict
             ]
             yield " ".join(
                 [f"{kind:{width}}", *(f"{n:>{max(9, len(v))},}" for n, v in zip(numbers, Verdict, strict=True))]
@@ -335,7 +344,9 @@ class Spill:
     def add(self, item: Item) -> None:
         """Put one more behind the others."""
         self.number += 1
-        self.file.write(_exact([item.file, item.place, item.kind, item.id, item.digest.hex(), item.size, item.resource]))
+        self.file.write(
+            _exact([item.file, item.place, item.kind, item.id, item.digest.hex(), item.size, item.resource])
+        )
         self.file.write(b"\n")
 
     def __iter__(self) -> Iterator[Item]:
@@ -377,7 +388,11 @@ class Chunk:
             except Invalid as refusal:
                 self.say(item, Verdict.REFUSED, str(refusal))
                 continue
-            references = list(reading.references.values()) if reading else [*patients_of(item.resource), *targets_of(item.resource)]
+            references = (
+                list(reading.references.values())
+                if reading
+                else [*patients_of(item.resource), *targets_of(item.resource)]
+            )
             for reference in references:
                 wanted.update(self.keys(reference))
         self.meet(wanted)
@@ -550,7 +565,15 @@ class Chunk:
                 raise Missing
             return {"code_system": coding.get("system"), "code": coding.get("code"), "code_display": display}
         if column == "author":
-            return {"author": self.name(*(("Practitioner", self.practitioner(reference)) if key[0] != "Organization" else (key[0], known.record_id)))}
+            return {
+                "author": self.name(
+                    *(
+                        ("Practitioner", self.practitioner(reference))
+                        if key[0] != "Organization"
+                        else (key[0], known.record_id)
+                    )
+                )
+            }
         if known.record_id is None:
             raise Missing
         if column == "encounter_id" and known.patient_id != values.get("patient_id", known.patient_id):
@@ -594,7 +617,9 @@ class Chunk:
 
     def claim(self, readings: Iterable[Reading | None]) -> None:
         """Find out whom the numbers of incoming patients belong to."""
-        values = {n["value"] for reading in readings if reading for n in reading.identifiers if n["use"] != IdentifierUse.OLD}
+        values = {
+            n["value"] for reading in readings if reading for n in reading.identifiers if n["use"] != IdentifierUse.OLD
+        }
         if values:
             for number in self.session.scalars(
                 select(PatientIdentifier).where(
@@ -610,7 +635,9 @@ class Chunk:
         current = [(n["system"], n["value"]) for n in reading.identifiers if n["use"] != IdentifierUse.OLD]
         for number in current:
             if self.claimed.get(number, owner) != owner:
-                raise DuplicateIdentifier(f"an identifier of the system {shown(number[0])} belongs to another patient already")
+                raise DuplicateIdentifier(
+                    f"an identifier of the system {shown(number[0])} belongs to another patient already"
+                )
         self.claimed.update(dict.fromkeys(current, owner))
 
     def write_rank(self, items: list[Item], readings: dict[Key, Reading | None]) -> None:
@@ -631,6 +658,7 @@ class Chunk:
             except Refusal as refusal:
                 self.say(item, Verdict.REFUSED, str(refusal))
         rows = self.write_rows(ready)
+        ids = self.numbers(SourceResource, sum(item.key not in self.held for item, _, _ in ready))
         for item, reading, values in ready:
             row = rows.get(item.key)
             if reading is None:
@@ -639,11 +667,20 @@ class Chunk:
                 known = Known(row.id, row.id)
             else:
                 known = Known(row.id if row is not None else None, values.get("patient_id"))
-            self.say(item, self.keep(item, known) if reading else (self.keep(item, known) and Verdict.KEPT))
+            verdict = self.keep(item, known, ids)
+            self.say(item, verdict if reading is not None else Verdict.KEPT)
             self.work.met[item.key] = known
             if reading is not None:
                 self.work.left.update(f"{item.kind}.{name}" for name in reading.left)
         self.session.flush()
+
+    def numbers(self, model: type[Record], count: int) -> Iterator[int]:
+        """Numbers for new rows, drawn beforehand: rows that need not tell theirs are written half again as fast."""
+        if not count:
+            return iter(())
+        sequence = func.pg_get_serial_sequence(model.__tablename__, "id")
+        drawn = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
+        return iter(self.session.scalars(drawn).all())
 
     def write_rows(self, ready: list[tuple[Item, Reading | None, Json]]) -> dict[Key, Record]:
         """The rows of the items that have a table, made or changed, with their numbers."""
@@ -658,14 +695,16 @@ class Chunk:
                 rows[wanted[row.id]] = row
         patients = [item.key for item, reading, _ in ready if reading and reading.model is Patient]
         unnumbered = [key for key in patients if key not in rows]
-        numbers = iter(next_mrns(self.session, len(unnumbered)) if unnumbered else [])
+        mrns = iter(next_mrns(self.session, len(unnumbered)) if unnumbered else [])
+        new = Counter(reading.model for item, reading, _ in ready if reading is not None and item.key not in rows)
+        numbers = {model: self.numbers(model, count) for model, count in new.items()}
         for item, reading, values in ready:
             if reading is None:
                 continue
             row = rows.get(item.key)
             if row is None:
-                number = {"mrn": next(numbers)} if reading.model is Patient else {}
-                rows[item.key] = row = reading.model(**values, **number)
+                own = {"mrn": next(mrns)} if reading.model is Patient else {}
+                rows[item.key] = row = reading.model(id=next(numbers[reading.model]), **values, **own)
                 self.session.add(row)
                 continue
             for column, value in values.items():
@@ -682,7 +721,9 @@ class Chunk:
         again = [patient_id for patient_id, (item, _) in patients.items() if item.key in self.held]
         here: dict[int, dict[tuple[str, str], PatientIdentifier]] = defaultdict(dict)
         if again:
-            for number in self.session.scalars(select(PatientIdentifier).where(PatientIdentifier.patient_id.in_(again))):
+            for number in self.session.scalars(
+                select(PatientIdentifier).where(PatientIdentifier.patient_id.in_(again))
+            ):
                 here[number.patient_id][number.system, number.value] = number
         for patient_id, (item, reading) in patients.items():
             sent = {(n["system"], n["value"]): n for n in reading.identifiers}
@@ -700,12 +741,13 @@ class Chunk:
         for patient_id in patients:
             events.emit(self.session, events.PatientRegistered(patient_id))
 
-    def keep(self, item: Item, known: Known) -> Verdict:
+    def keep(self, item: Item, known: Known, ids: Iterator[int]) -> Verdict:
         """Keep a resource word for word, next to the row it became."""
         held = self.held.get(item.key)
         if held is None:
             self.session.add(
                 SourceResource(
+                    id=next(ids),
                     source=self.run.source,
                     resource_type=item.kind,
                     source_id=item.id,
@@ -794,7 +836,9 @@ def run(files: list[Path], work: Import, out: TextIO, err: TextIO) -> int:
     ordered = sorted(files, key=lambda file: ORDER.get(first_type(file), LAST))
     with tqdm(total=total, unit="B", unit_scale=True, desc="import", file=err, mininterval=0.5) as bar:
         for file in ordered:
-            for found in received(file, file.name, bar.update, lambda broken, name=file.name: work.break_off(name, broken)):  # type: ignore[misc]
+            for found in received(
+                file, file.name, bar.update, lambda broken, name=file.name: work.break_off(name, broken)
+            ):  # type: ignore[misc]
                 work.offer(found)
         work.settle(lambda _size: bar.update(0))
     for line in work.summary(time.monotonic() - begun):

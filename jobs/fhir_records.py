@@ -13,13 +13,22 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, tzinfo
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
 from app.errors import Invalid
 from app.services import words
 from models.base import Record
-from models.clinical import AllergyIntolerance, Condition, DocumentReference, Encounter, Immunization, Observation, Procedure
+from models.clinical import (
+    AllergyIntolerance,
+    Condition,
+    DocumentReference,
+    Encounter,
+    Immunization,
+    Observation,
+    Procedure,
+)
 from models.codes import (
     AdministrativeGender,
     AllergyClinicalStatus,
@@ -210,15 +219,21 @@ def first_concept(resource: Json, element: str) -> Json:
     return next(iter(rows(resource, element)), {})
 
 
+@cache
+def _codes(codes: type[StrEnum]) -> dict[str, str]:
+    return {code.value: code.value for code in codes}
+
+
 def one_of(codes: type[StrEnum], value: str | None, element: str, default: StrEnum | None = None) -> Any:
     """A code of a value set. Raises Invalid for another, or for none where there is no default."""
     if not value:
         if default is None:
             raise Invalid(f"{element} is missing")
-        return default.value
-    if value not in set(codes):
-        raise Invalid(f"{element} is not one of the codes it can have")
-    return value
+        return str(default)
+    try:
+        return _codes(codes)[value]
+    except KeyError:
+        raise Invalid(f"{element} is not one of the codes it can have") from None
 
 
 def one_or_none(codes: type[StrEnum], value: str | None, element: str) -> Any:
@@ -291,7 +306,9 @@ class _Words(HTMLParser):
     def handle_starttag(self, tag: str, attrs: object) -> None:
         """A new block is a new line; a cell of a table stands apart from the last."""
         self.silent += tag in ("script", "style")
-        self.parts.append("\t" if tag in ("td", "th") else "\n" if tag not in ("b", "i", "a", "span", "em", "strong") else "")
+        self.parts.append(
+            "\t" if tag in ("td", "th") else "\n" if tag not in ("b", "i", "a", "span", "em", "strong") else ""
+        )
 
     def handle_endtag(self, tag: str) -> None:
         """Whatever was not to be read has come to its end."""
@@ -502,7 +519,9 @@ def patient(resource: Json, zone: tzinfo) -> Reading:
 def organization(resource: Json, zone: tzinfo) -> Reading:
     """Organization -> organization."""
     values = {
-        "name": words.line(string(resource, "name") or next(iter(strings(resource, "alias")), "") or NAMELESS, field="name"),
+        "name": words.line(
+            string(resource, "name") or next(iter(strings(resource, "alias")), "") or NAMELESS, field="name"
+        ),
         "active": truth(resource, "active", True),
         "telecom": telecom(resource, region(rows(resource, "address"))),
         "address": rows(resource, "address"),
@@ -517,7 +536,9 @@ def practitioner(resource: Json, zone: tzinfo) -> Reading:
     name = person_name(chosen_name(names))
     skill = next(iter(rows(resource, "qualification")), {})
     values = {
-        "family": " ".join(part for part in (name["family"], name["second_family"]) if part) or name["given"] or NAMELESS,
+        "family": " ".join(part for part in (name["family"], name["second_family"]) if part)
+        or name["given"]
+        or NAMELESS,
         "given": name["given"] if name["family"] else "",
         "prefix": name["prefix"],
         "gender": one_or_none(AdministrativeGender, string(resource, "gender"), "gender"),
@@ -643,7 +664,9 @@ def amount(quantity: Json) -> str:
     """A Quantity as it is read out: comparator, number, unit."""
     number = quantity.get("value")
     unit = string(quantity, "unit") or string(quantity, "code")
-    return " ".join(part for part in (f"{string(quantity, 'comparator')}{number}" if number is not None else "", unit) if part)
+    return " ".join(
+        part for part in (f"{string(quantity, 'comparator')}{number}" if number is not None else "", unit) if part
+    )
 
 
 def observed(resource: Json) -> tuple[Json, list[str]]:

@@ -35,12 +35,11 @@ def hand_over() -> int:
     The queue has them before the outbox forgets them, so one may be handed over twice but none is lost.  An event of a
     kind nobody knows here stays where it is.
     """
-    outbox = EventOutbox.__table__
     with guard.engine().begin() as database:
         found = database.execute(
-            select(outbox.c.id, outbox.c.name, outbox.c.payload)
-            .where(outbox.c.name.in_(events.KINDS))
-            .order_by(outbox.c.id)
+            select(EventOutbox.id, EventOutbox.name, EventOutbox.payload)
+            .where(EventOutbox.name.in_(events.KINDS))
+            .order_by(EventOutbox.id)
             .limit(BATCH)
             .with_for_update(skip_locked=True)
         ).all()
@@ -51,7 +50,7 @@ def hand_over() -> int:
                 for listener in events.listeners(event.name)[1]:
                     deliver.put((named(listener), event.name, event.payload), pipeline=pipeline)
             pipeline.execute()
-        database.execute(delete(outbox).where(outbox.c.id.in_([event.id for event in found])))
+        database.execute(delete(EventOutbox).where(EventOutbox.id.in_([event.id for event in found])))
     return len(found)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
+import mmap
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -106,7 +107,16 @@ SET_ASIDE = """
     WHERE NOT EXISTS (SELECT FROM audit_quarantine WHERE source = %(source)s AND payload = %(payload)s)
 """
 
+REFUSED = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+)
+"""What the database says of a row it will never take."""
+
 Row = tuple[Any, ...]
+Bytes = bytes | mmap.mmap
 
 
 @dataclass
@@ -195,7 +205,7 @@ def store(database: psycopg.Connection[Any], batch: Batch) -> int:
                         for row in batch.rows:
                             copy.write_row(row)
                     new = cursor.execute(TAKE).rowcount
-        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+        except REFUSED as error:
             log.error("trail.batch_refused", error=type(error).__name__)
             new = store_singly(database, batch)
     database.execute("UPDATE audit_drain SET drained_at = now(), events = events + %s WHERE id = 1", [new])
@@ -209,7 +219,7 @@ def store_singly(database: psycopg.Connection[Any], batch: Batch) -> int:
         try:
             with database.transaction():
                 new += database.execute(TAKE_ONE, row).rowcount
-        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+        except REFUSED as error:
             payload = to_json(dict(zip(COLUMNS, row, strict=True))).decode()
             reason = f"{type(error).__name__}: {error.diag.message_primary or ''}"
             database.execute(SET_ASIDE, {"source": source, "payload": payload, "reason": reason})
@@ -300,8 +310,9 @@ def drain_spool(database: psycopg.Connection[Any], directory: Path) -> int:
         with suppress(FileNotFoundError), path.open("rb") as file:
             if path.suffix == ".open" and not abandoned(file.fileno()):
                 continue
-            content = file.read()
-            count += drain_file(database, content, path.stem)
+            if os.fstat(file.fileno()).st_size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    count += drain_file(database, content, path.stem)
             path.unlink()
     return count
 
@@ -317,7 +328,7 @@ def abandoned(file: int) -> bool:
     return True
 
 
-def drain_file(database: psycopg.Connection[Any], content: bytes, name: str) -> int:
+def drain_file(database: psycopg.Connection[Any], content: Bytes, name: str) -> int:
     """Move the lines of one file; gives how many there were."""
     batch, count = Batch(), 0
     for offset, payload, whole in frames(content):
@@ -336,7 +347,7 @@ def drain_file(database: psycopg.Connection[Any], content: bytes, name: str) -> 
     return count + len(batch)
 
 
-def frames(content: bytes) -> Iterator[tuple[int, bytes, bool]]:
+def frames(content: Bytes) -> Iterator[tuple[int, bytes, bool]]:
     """The frames of a spool file as (offset, payload, True), and what lies between them as (offset, bytes, False).
 
     A torn tail was never acknowledged. Should a disk have torn the middle, what follows is found by how entries begin.
@@ -360,7 +371,7 @@ def frames(content: bytes) -> Iterator[tuple[int, bytes, bool]]:
             following = found - 7
 
 
-def frame_at(content: bytes, offset: int) -> bytes | None:
+def frame_at(content: Bytes, offset: int) -> bytes | None:
     """The payload of the frame [length, crc32, payload] that begins here, or None where none does."""
     length = int.from_bytes(content[offset : offset + 4], "big")
     payload = content[offset + 8 : offset + 8 + length]
@@ -373,7 +384,7 @@ def frame_at(content: bytes, offset: int) -> bytes | None:
 
 
 @every(seconds=5)
-@job(queue="audit", retry=None)
+@job(queue="audit", retry=None, timeout=600)
 def drain() -> None:
     """Move everything there is to move. A source that fails keeps what it has until the next run."""
     until = time.monotonic() + BUDGET
@@ -418,7 +429,7 @@ def state() -> dict[str, Any]:
     with suppress(redis.RedisError):
         length: Any = at_work.redis.xlen(trail.STREAM)
         oldest: Any = at_work.redis.xrange(trail.STREAM, count=1)
-        seconds, microseconds = at_work.redis.time()  # type: ignore[misc]
+        seconds, microseconds = at_work.redis.time()
         found["stream"] = length
         found["oldest_seconds"] = 0.0
         if oldest:
@@ -426,8 +437,9 @@ def state() -> dict[str, Any]:
             found["oldest_seconds"] = round(max(0.0, seconds + microseconds / 1e6 - born), 3)
     with guard.engine().connect() as connection:
         row = connection.exec_driver_sql(
-            "SELECT (SELECT count(*) FROM audit_outbox) AS outbox, (SELECT count(*) FROM audit_quarantine) AS quarantine,"
-            " (SELECT count(*) FROM event_outbox) AS events, drained_at, events AS drained FROM audit_drain WHERE id = 1"
+            "SELECT (SELECT count(*) FROM audit_outbox) AS outbox,"
+            " (SELECT count(*) FROM audit_quarantine) AS quarantine,"
+            " drained_at, events AS drained FROM audit_drain WHERE id = 1"
         ).one()
     return {**found, **row._asdict()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -40,7 +40,7 @@ class AuditEvent(Protected, Model):
         Index("audit_event_when", "recorded", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
         {"postgresql_partition_by": "RANGE (recorded)"},
     )
-    __mapper_args__: ClassVar[dict[str, Any]] = {"primary_key": ["id"]}
+    __mapper_args__ = {"primary_key": ["id"]}  # noqa: RUF012  (SQLAlchemy reads it from the class)
 
     id: Mapped[UUID] = mapped_column(Uuid)
     """UUIDv7, made where the event happened; it decides what a duplicate is."""

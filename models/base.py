@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
+import flask_appbuilder.security.sqla.models  # noqa: F401  (ab_user and its kin, which our keys point at)
 from sqlalchemy import BigInteger, DateTime, ForeignKey, ForeignKeyConstraint, Identity, Integer, MetaData, Uuid
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column, relationship
 from uuid_utils.compat import uuid7
-
-import flask_appbuilder.security.sqla.models  # noqa: F401  (ab_user and its kin, which our keys point at)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import DeclarativeBase
@@ -63,6 +62,7 @@ class InPatientCompartment:
     """A row that belongs to one patient, and is seen by whoever may see that patient (FHIR compartment)."""
 
     patient_key: ClassVar[str | None] = "patient_id"
+    __name__: ClassVar[str]
 
     @declared_attr
     def patient_id(cls) -> Mapped[int]:
@@ -93,7 +93,9 @@ class InEncounter(InPatientCompartment):
     def same_patient(table: str) -> ForeignKeyConstraint:
         """The key that keeps a row and its encounter with one patient."""
         return ForeignKeyConstraint(
-            ["encounter_id", "patient_id"], ["encounter.id", "encounter.patient_id"], name=f"{table}_encounter_same_patient"
+            ["encounter_id", "patient_id"],
+            ["encounter.id", "encounter.patient_id"],
+            name=f"{table}_encounter_same_patient",
         )
 
 

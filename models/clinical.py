@@ -62,7 +62,9 @@ class Condition(InEncounter, Coded, Record):
     __table_args__ = (
         InEncounter.same_patient("condition"),
         CheckConstraint(check("clinical_status", ConditionClinicalStatus), name="condition_clinical_status"),
-        CheckConstraint(check("verification_status", ConditionVerificationStatus), name="condition_verification_status"),
+        CheckConstraint(
+            check("verification_status", ConditionVerificationStatus), name="condition_verification_status"
+        ),
         CheckConstraint(
             "clinical_status IS NULL OR verification_status IS DISTINCT FROM 'entered-in-error'", name="condition_con_5"
         ),

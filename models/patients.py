@@ -6,7 +6,6 @@ from datetime import date, datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import (
-
     CheckConstraint,
     Computed,
     Date,
@@ -32,6 +31,7 @@ from models.organization import Branch, Organization
 mrn_sequence = Sequence("patient_mrn", start=1_000_001, metadata=metadata)
 """Where chain-wide numbers come from; a number once drawn never comes again."""
 
+
 class Patient(Record):
     """A person the chain cares for (FHIR Patient), known by one number at every branch."""
 
@@ -45,7 +45,9 @@ class Patient(Record):
         CheckConstraint("birth_date > '1850-01-01'", name="patient_birth_date_believable"),
         CheckConstraint("multiple_birth_order BETWEEN 1 AND 12", name="patient_multiple_birth_order"),
         Index("patient_by_name", "search_name", postgresql_using="gin", postgresql_ops={"search_name": "gin_trgm_ops"}),
-        Index("patient_by_phone", "search_phone", postgresql_using="gin", postgresql_ops={"search_phone": "gin_trgm_ops"}),
+        Index(
+            "patient_by_phone", "search_phone", postgresql_using="gin", postgresql_ops={"search_phone": "gin_trgm_ops"}
+        ),
         Index("patient_by_birth_date", "birth_date"),
         Index("patient_in_order", "sort_name", "id"),
     )
@@ -122,6 +124,7 @@ class Patient(Record):
     def __str__(self) -> str:
         return self.name
 
+
 class PatientIdentifier(InPatientCompartment, Record):
     """A number some system or branch knows a patient by (FHIR Identifier)."""
 
@@ -129,9 +132,7 @@ class PatientIdentifier(InPatientCompartment, Record):
     __table_args__ = (
         CheckConstraint(check("use", IdentifierUse), name="patient_identifier_use"),
         CheckConstraint("length(value) BETWEEN 1 AND 100", name="patient_identifier_value_length"),
-        Index(
-            "patient_identifier_once", "system", "value", unique=True, postgresql_where=text("use <> 'old'")
-        ),
+        Index("patient_identifier_once", "system", "value", unique=True, postgresql_where=text("use <> 'old'")),
         Index("patient_identifier_value", text("upper(value)")),
     )
 
@@ -145,6 +146,7 @@ class PatientIdentifier(InPatientCompartment, Record):
 
     def __str__(self) -> str:
         return self.value
+
 
 class PatientLink(InPatientCompartment, Record):
     """Two records that may be, or are, of one person (FHIR Patient.link)."""
@@ -165,8 +167,9 @@ class PatientLink(InPatientCompartment, Record):
     reviewed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     other: Mapped[Patient] = relationship(foreign_keys=[other_id], lazy="raise_on_sql")
 
+
 class NameToken(Model):
-    """A word that occurs in some patient's name; kept by a trigger, searched for what a mistyped word may have meant."""
+    """A word of some patient's name; kept by a trigger, and searched for what a mistyped word may have meant."""
 
     __tablename__ = "name_token"
     __table_args__ = (
@@ -174,5 +177,6 @@ class NameToken(Model):
     )
 
     token: Mapped[str] = mapped_column(Text, primary_key=True)
+
 
 __all__ = ["NameToken", "Patient", "PatientIdentifier", "PatientLink", "mrn_sequence"]

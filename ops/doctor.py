@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psycopg
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 POSTGRES_OLDEST = 18
 EXTENSIONS = ("btree_gist", "pg_trgm", "unaccent")
@@ -168,7 +170,9 @@ def trail(url: str) -> Iterator[Finding]:
 
 
 def _redis(url: str, title: str, variable: str) -> Generator[Finding, None, dict[str, str]]:
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True)
+    client = redis.Redis.from_url(
+        url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True, retry=Retry(NoBackoff(), 0)
+    )
     try:
         about = client.info("server")
         yield Finding(f"{title} answers ({version_of(about)})")
@@ -176,7 +180,8 @@ def _redis(url: str, title: str, variable: str) -> Generator[Finding, None, dict
         yield Finding(f"{title} does not answer: {error}.", f"Start it, or correct {variable}.")
         return {}
     try:
-        return dict(client.config_get("append*", "maxmemory-policy"))
+        told = client.config_get("append*", "maxmemory-policy")
+        return {str(name): str(value) for name, value in told.items()}
     except redis.ResponseError:  # hosted ones keep CONFIG to themselves
         yield Finding(
             f"{title} does not show its settings.",

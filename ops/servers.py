@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psycopg
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ops.errors import CannotStart
 from ops.processes import Account, Process, command_of, end, run_as
@@ -412,7 +414,7 @@ class Valkey(Server):
         )
 
     def _answers(self) -> bool:
-        client = redis.Redis.from_url(self.url, socket_timeout=5)
+        client = redis.Redis.from_url(self.url, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         try:
             return bool(client.ping())
         except redis.RedisError:  # not listening yet, or still reading its file

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 
 from app import guard, trail
 from app.actor import current
-from app.errors import Conflict, Forbidden, Invalid, NotFound, NotSignedIn, Refusal
+from app.errors import Conflict, Forbidden, Invalid, NotFound, NotSignedIn, PossibleDuplicate, Refusal
 from app.services import patients
 from app.services.words import birth_date
 from models import clinical, lab, organization, prescriptions
@@ -50,10 +50,11 @@ class _OnceCheckedSchemas:
 stock.jsonschema = _OnceCheckedSchemas
 
 
-class RecordApi(OwnFilters, ModelRestApi):  # type: ignore[misc]
+class RecordApi(OwnFilters, ModelRestApi):
     """A resource over REST; only the columns it names ever leave."""
 
     version = "v1"
+    resource_name: str | None = None
     allow_browser_login = True
     csrf_exempt = False
     method_permission_name: ClassVar[dict[str, str]] = PERMISSION_OF
@@ -254,7 +255,18 @@ class PatientApi(RecordApi):
     resource_name = "patient"
     include_route_methods: ClassVar[set[str]] = {"get", "get_list", "info", "search", "post", "put"}
     columns = (
-        *("id", "fhir_id", "version", "mrn", "family", "second_family", "given", "prefix", "name_in_use", "other_names"),
+        *(
+            "id",
+            "fhir_id",
+            "version",
+            "mrn",
+            "family",
+            "second_family",
+            "given",
+            "prefix",
+            "name_in_use",
+            "other_names",
+        ),
         *("birth_date", "birth_precision", "gender", "sex_for_clinical_use", "deceased", "deceased_at", "active"),
         *("temporary", "telecom", "address", "contact", "languages", "registered_at_id", "last_visit_at"),
     )
@@ -325,7 +337,7 @@ class PatientApi(RecordApi):
                     region=region(),
                     insist=body.get("insist", False),
                 )
-        except patients.PossibleDuplicate as refusal:
+        except PossibleDuplicate as refusal:
             return self._possible_duplicate(told, refusal)
         return sent({"id": patient.id, "result": plain(patient, self.columns)}, 201)
 
@@ -413,7 +425,16 @@ RESOURCES: tuple[tuple[type[Protected], tuple[str, ...]], ...] = (
     ),
     (
         clinical.AllergyIntolerance,
-        (*CODED, "clinical_status", "verification_status", "type", "criticality", "reaction", "onset_at", "recorded_at"),
+        (
+            *CODED,
+            "clinical_status",
+            "verification_status",
+            "type",
+            "criticality",
+            "reaction",
+            "onset_at",
+            "recorded_at",
+        ),
     ),
     (
         clinical.Observation,
@@ -427,7 +448,18 @@ RESOURCES: tuple[tuple[type[Protected], tuple[str, ...]], ...] = (
     (clinical.DocumentReference, (*CODED, "status", "category", "title", "written_at", "author", "content")),
     (
         clinical.ClinicalNote,
-        ("id", "fhir_id", "version", "patient_id", "encounter_id", "status", "title", "author_id", "written_at", "content"),
+        (
+            "id",
+            "fhir_id",
+            "version",
+            "patient_id",
+            "encounter_id",
+            "status",
+            "title",
+            "author_id",
+            "written_at",
+            "content",
+        ),
     ),
     (lab.DiagnosticReport, (*CODED, "status", "category", "effective_at", "issued_at", "conclusion", "presented_form")),
     (

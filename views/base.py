@@ -20,15 +20,14 @@ from flask_appbuilder.models.filters import Filters
 from flask_appbuilder.models.sqla.interface import SQLAInterface
 from flask_appbuilder.urltools import get_filter_args, get_order_args
 from flask_babel import format_date, format_datetime, gettext, lazy_gettext
-from markupsafe import Markup
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import selectinload
 from werkzeug.wrappers import Response
 from wtforms import Form
 
 from app import guard
 from app.actor import current
-from app.errors import Forbidden, NotFound, Refusal
+from app.errors import NotFound, Refusal
 from models.base import Record
 
 log = structlog.get_logger(__name__)
@@ -58,7 +57,7 @@ PERMISSION_OF = {
 """Every screen's and every API's method, as the action the access matrix knows."""
 
 
-class RecordInterface(SQLAInterface):  # type: ignore[misc]
+class RecordInterface(SQLAInterface):
     """Flask-AppBuilder's door to a table, made to load whole objects through the gate, and never all of them."""
 
     eager: tuple[str, ...] = ()
@@ -87,7 +86,7 @@ class RecordInterface(SQLAInterface):  # type: ignore[misc]
         rows = self.apply_pagination(ordered.options(*self._options()), page, size).all()
         return count, rows
 
-    def get(self, id: Any, filters: Any = None, select_columns: Any = None, outer_default_load: bool = False) -> Any:  # noqa: A002
+    def get(self, id: Any, filters: Any = None, select_columns: Any = None, outer_default_load: bool = False) -> Any:
         """One row by key, or None; a key that is no number is nobody's."""
         try:
             number = int(id)
@@ -154,7 +153,7 @@ def words(value: Any) -> Any:
 # ---- screens -----------------------------------------------------------------------------------------------------
 
 
-class Page(BaseView):  # type: ignore[misc]
+class Page(BaseView):
     """A page of our own. Each method says with `open_to` what it takes to open it."""
 
     def render(self, template: str, **context: Any) -> str:
@@ -203,7 +202,7 @@ def signed_in() -> None:
         raise SignInFirst
 
 
-class RecordView(OwnFilters, ModelView):  # type: ignore[misc]
+class RecordView(OwnFilters, ModelView):
     """A generated list, show page and forms over one resource; whatever is saved goes through a service."""
 
     create: ClassVar[Callable[..., Any] | None] = None
@@ -366,7 +365,7 @@ class RecordView(OwnFilters, ModelView):  # type: ignore[misc]
             related=[],
         )
 
-    def actions_for(self, _item: Any) -> list[dict[str, str]]:
+    def actions_for(self, _item: Any) -> Iterable[dict[str, str]]:
         """Further things to do with a row: {label, href}."""
         return []
 
@@ -482,7 +481,7 @@ def explain(refusal: Refusal, form: Form) -> str:
     if refusal.field and refusal.field in form:
         field = form[refusal.field]
         field.errors = [*field.errors, str(refusal)]
-        return gettext("Please check the fields marked below.")
+        return str(gettext("Please check the fields marked below."))
     return str(refusal)
 
 
@@ -526,9 +525,7 @@ class CommandView(Page):
 
     def _page(self, form: Form, sentence: str | None, refusal: Refusal | None = None, **route: Any) -> str:
         del refusal, route
-        return self.render(
-            self.template, title=self.title, form=form, action_label=self.action_label, refusal=sentence
-        )
+        return self.render(self.template, title=self.title, form=form, action_label=self.action_label, refusal=sentence)
 
 
 def _submitted() -> Any:
@@ -538,27 +535,14 @@ def _submitted() -> Any:
     return CombinedMultiDict([request.files, request.form])
 
 
-def label(text: str, *classes: str) -> Markup:
-    """A word in a coloured pill; the word says it all, the colour only helps."""
-    return Markup('<span class="{}">{}</span>').format(" ".join(("pill", *classes)), text)
-
-
-def columns_of(model: Any) -> list[str]:
-    """The plain columns of a table that are not its keys."""
-    return [column.key for column in inspect(model).column_attrs if column.key not in ("id", "version")]
-
-
 __all__ = [
     "CommandView",
-    "Forbidden",
     "OwnFilters",
     "Page",
     "RecordInterface",
     "RecordView",
     "SignInFirst",
-    "columns_of",
     "explain",
-    "label",
     "open_to",
     "open_to_all",
     "signed_in",

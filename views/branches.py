@@ -1,4 +1,4 @@
-"""What every page wants to know of the branches: kept for half a minute, as it seldom changes and is nobody's record."""
+"""What every page wants to know of the branches: kept for half a minute, as it seldom changes."""
 
 from __future__ import annotations
 

@@ -89,7 +89,11 @@ class Chart(Page):
         context: dict[str, Any] = {"rows": [], "groups": [], "overview": []}
         if tab == "overview":
             context["overview"] = [
-                _compact(part, clinical.part(session, part, patient_id, limit=12 if part == "observations" else 5), patient_id)
+                _compact(
+                    part,
+                    clinical.part(session, part, patient_id, limit=12 if part == "observations" else 5),
+                    patient_id,
+                )
                 for part in OVERVIEW
                 if part in parts
             ]
@@ -135,7 +139,11 @@ def banner(patient: Patient) -> dict[str, Any]:
     addresses = [
         ", ".join(
             part
-            for part in (*(a.get("line") or []), f"{a.get('postalCode') or ''} {a.get('city') or ''}".strip(), a.get("country") or "")
+            for part in (
+                *(a.get("line") or []),
+                f"{a.get('postalCode') or ''} {a.get('city') or ''}".strip(),
+                a.get("country") or "",
+            )
             if part
         )
         for a in patient.address or []
@@ -231,7 +239,8 @@ def _range(row: Observation) -> str:
         if low is not None and high is not None:
             return f"{low} to {high}"
         if low is not None or high is not None:
-            return gettext("from %(low)s", low=low) if low is not None else gettext("up to %(high)s", high=high)
+            said = gettext("from %(low)s", low=low) if low is not None else gettext("up to %(high)s", high=high)
+            return str(said)
     return ""
 
 
@@ -276,7 +285,14 @@ def _dose(instructions: Sequence[dict[str, Any]]) -> str:
         amount = ((dose.get("doseAndRate") or [{}])[0].get("doseQuantity") or {}).get("value")
         parts = [f"{amount}" if amount is not None else ""]
         if repeat.get("frequency"):
-            parts.append(gettext("%(n)s times in %(p)s %(u)s", n=repeat["frequency"], p=repeat.get("period", 1), u=repeat.get("periodUnit", "d")))
+            parts.append(
+                gettext(
+                    "%(n)s times in %(p)s %(u)s",
+                    n=repeat["frequency"],
+                    p=repeat.get("period", 1),
+                    u=repeat.get("periodUnit", "d"),
+                )
+            )
         if dose.get("asNeededBoolean"):
             parts.append(gettext("as needed"))
         said.append(" ".join(part for part in parts if part))
@@ -326,7 +342,12 @@ def _procedure(row: Any) -> dict[str, Any]:
 
 
 def _report(row: Any) -> dict[str, Any]:
-    return {"display": row.code_display, "when": words(row.effective_at), "status": row.status, "category": row.category}
+    return {
+        "display": row.code_display,
+        "when": words(row.effective_at),
+        "status": row.status,
+        "category": row.category,
+    }
 
 
 def _document(row: Any) -> dict[str, Any]:
@@ -355,7 +376,13 @@ def _compact(part: str, rows: Sequence[Any], patient_id: int) -> dict[str, Any]:
     lines: list[dict[str, Any]] = []
     if part == "observations":
         lines = [
-            {"primary": g["display"], "secondary": g["latest"], "when": g["when"], "flag": g["flag"], "flag_word": g["flag_word"]}
+            {
+                "primary": g["display"],
+                "secondary": g["latest"],
+                "when": g["when"],
+                "flag": g["flag"],
+                "flag_word": g["flag_word"],
+            }
             for g in observation_groups(rows)
         ][:8]
     else:

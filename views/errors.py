@@ -64,7 +64,7 @@ def answer(error: Refusal | HTTPException) -> Response:
             sentence = Forbidden.sentence
         name = type(error).__name__
     sentence = gettext(sentence)
-    if status >= 400 and request.path.startswith("/api/") or request.path.endswith(".json"):
+    if (status >= 400 and request.path.startswith("/api/")) or request.path.endswith(".json"):
         body: dict[str, Any] = {"error": name, "message": sentence, "request_id": g.get("request_id")}
         if field:
             body["field"] = field

@@ -23,7 +23,7 @@ from views.branches import all_branches
 from views.people import born, name_of
 
 
-class Home(IndexView):  # type: ignore[misc]
+class Home(IndexView):
     """Where everybody begins."""
 
     route_base = ""
@@ -36,7 +36,13 @@ class Home(IndexView):  # type: ignore[misc]
         actor = current()
         here = datetime.now(branch_zone())
         hour = here.hour
-        part = gettext("Good morning") if hour < 12 else gettext("Good afternoon") if hour < 18 else gettext("Good evening")
+        part = (
+            gettext("Good morning")
+            if hour < 12
+            else gettext("Good afternoon")
+            if hour < 18
+            else gettext("Good evening")
+        )
         return self.render_template(
             "home.html",
             page_title=gettext("Today"),
@@ -86,7 +92,9 @@ def cards() -> list[dict[str, Any]]:
             {
                 "title": gettext("People at work"),
                 "value": count(
-                    select(func.count()).select_from(Practitioner).where(Practitioner.user_id.is_not(None), Practitioner.active)
+                    select(func.count())
+                    .select_from(Practitioner)
+                    .where(Practitioner.user_id.is_not(None), Practitioner.active)
                 ),
                 "hint": gettext("with an account"),
                 "href": url_for("PractitionerView.list"),
@@ -242,7 +250,13 @@ def navigation(actor: Any) -> list[dict[str, Any]]:
         href = url_for(endpoint)
         here = request.path == href or (href != "/" and request.path.startswith(href.removesuffix("list/")))
         entries.append(
-            {"label": gettext(text), "href": href, "icon": icon, "current": here, "group": gettext(group) if group else ""}
+            {
+                "label": gettext(text),
+                "href": href,
+                "icon": icon,
+                "current": here,
+                "group": gettext(group) if group else "",
+            }
         )
     return entries
 

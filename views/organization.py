@@ -87,13 +87,23 @@ class BranchView(RecordView):
     base_order = ("id", "asc")
     _fields: ClassVar[dict[str, Any]] = {
         "name": StringField(lazy_gettext("Name"), NAME),
-        "code": StringField(lazy_gettext("Short code"), [InputRequired(), Length(max=12)], description=lazy_gettext("Capital letters and digits, such as MAD.")),
+        "code": StringField(
+            lazy_gettext("Short code"),
+            [InputRequired(), Length(max=12)],
+            description=lazy_gettext("Capital letters and digits, such as MAD."),
+        ),
         "time_zone": SelectField(
             lazy_gettext("Time zone"), choices=sorted(z for z in available_timezones() if "/" in z and "Etc/" not in z)
         ),
         "currency": SelectField(lazy_gettext("Currency"), choices=sorted(c for c in list_currencies() if c.isalpha())),
-        "languages": StringField(lazy_gettext("Languages"), [InputRequired()], description=lazy_gettext("Codes, the branch's own first, such as es en.")),
-        "country": StringField(lazy_gettext("Country"), [Length(max=2)], description=lazy_gettext("Two letters, such as ES.")),
+        "languages": StringField(
+            lazy_gettext("Languages"),
+            [InputRequired()],
+            description=lazy_gettext("Codes, the branch's own first, such as es en."),
+        ),
+        "country": StringField(
+            lazy_gettext("Country"), [Length(max=2)], description=lazy_gettext("Two letters, such as ES.")
+        ),
         "active": BooleanField(lazy_gettext("Active"), default=True),
     }
     add_form_extra_fields = _fields
@@ -155,8 +165,18 @@ class PractitionerView(RecordView):
     add_label = lazy_gettext("New member of staff")
     list_columns: ClassVar[list[str]] = ["family", "given", "qualification", "home_branch", "active"]
     order_columns: ClassVar[list[str]] = ["family", "given", "qualification"]
-    show_columns: ClassVar[list[str]] = ["prefix", "given", "family", "qualification", "home_branch", "branches", "active"]
-    add_columns: ClassVar[list[str]] = [*["family", "given", "prefix", "qualification", "home_branch", "branches", "active"]]
+    show_columns: ClassVar[list[str]] = [
+        "prefix",
+        "given",
+        "family",
+        "qualification",
+        "home_branch",
+        "branches",
+        "active",
+    ]
+    add_columns: ClassVar[list[str]] = [
+        *["family", "given", "prefix", "qualification", "home_branch", "branches", "active"]
+    ]
     edit_columns: ClassVar[list[str]] = add_columns
     search_columns: ClassVar[list[str]] = ["family", "given", "qualification", "home_branch", "active"]
     label_columns: ClassVar[dict[str, Any]] = {

@@ -10,7 +10,7 @@ from flask import url_for
 from flask_babel import format_date, get_locale, gettext, lazy_gettext
 from sqlalchemy import inspect
 
-from app.services.words import spoken_phone
+from app.services.words import spoken_phone, today
 from models.patients import Patient
 from views.base import words
 
@@ -30,13 +30,13 @@ SEXES = {
 
 def name_of(patient: Patient) -> str:
     """Family name first, and what the person wants to be called."""
-    return patient.name or gettext("Name not shown")
+    return patient.name or str(gettext("Name not shown"))
 
 
 def born(patient: Patient) -> str:
     """The birth date as far as it is known."""
     if patient.birth_date is None:
-        return gettext("birth date not known")
+        return str(gettext("birth date not known"))
     if patient.birth_precision == "year":
         return str(patient.birth_date.year)
     if patient.birth_precision == "month":
@@ -49,16 +49,16 @@ def age(patient: Patient, on: date | None = None) -> str:
     """Completed years, months under two years, days under two months; about, where the date is partial."""
     if patient.birth_date is None:
         return ""
-    until = patient.deceased_at.date() if patient.deceased_at else on or date.today()
+    until = patient.deceased_at.date() if patient.deceased_at else on or today()
     start = patient.birth_date
     months = (until.year - start.year) * 12 + until.month - start.month - (until.day < start.day)
     if patient.birth_precision != "day":
-        return gettext("about %(count)s y", count=max(until.year - start.year, 0))
+        return str(gettext("about %(count)s y", count=max(until.year - start.year, 0)))
     if months >= 24:
-        return gettext("%(count)s y", count=months // 12)
+        return str(gettext("%(count)s y", count=months // 12))
     if months >= 2:
-        return gettext("%(count)s mo", count=months)
-    return gettext("%(count)s d", count=max((until - start).days, 0))
+        return str(gettext("%(count)s mo", count=months))
+    return str(gettext("%(count)s d", count=max((until - start).days, 0)))
 
 
 def phones(patient: Patient) -> list[str]:

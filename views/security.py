@@ -52,7 +52,7 @@ class JsonSerializer(Serializer):
         return decoded if isinstance(decoded, dict) else {}
 
 
-class CookieOnlyCSRF(CSRFProtect):  # type: ignore[misc]
+class CookieOnlyCSRF(CSRFProtect):
     """A token is asked for wherever a browser's cookie signs in; a call that carries its own key cannot be forged."""
 
     def protect(self, *args: Any, **kwargs: Any) -> None:
@@ -83,6 +83,7 @@ def bind() -> None:
         request_id=g.request_id,
     )
     g.guard_token = guard.begin(nobody(origin))
+    user_id: int | None
     if bears_token(request):
         user_id = _by_token()
         g.pop("_login_user", None)
@@ -148,7 +149,7 @@ def enter(actor: Actor | None, subtype: str, *, outcome: int = 0, reason: str | 
 # ---- Flask-AppBuilder's security under our matrix ------------------------------------------------------------------
 
 
-class SignedIn(UserMixin):  # type: ignore[misc]
+class SignedIn(UserMixin):
     """What Flask-Login and Flask-AppBuilder need of a user, from the actor at hand: no statement of its own."""
 
     def __init__(self, actor: Actor) -> None:
@@ -161,7 +162,7 @@ class SignedIn(UserMixin):  # type: ignore[misc]
         return str(self.username)
 
 
-class SignInView(AuthDBView):  # type: ignore[misc]
+class SignInView(AuthDBView):
     """The sign-in page; a failed try shows the form again with what was typed and says nothing about why."""
 
     def render_template(self, template: str, **kwargs: Any) -> str:
@@ -224,7 +225,7 @@ def remove_role(_session: Any, role: Role) -> None:
     _session.delete(role)
 
 
-class AccountView(RecordView, UserDBModelView):  # type: ignore[misc]
+class AccountView(RecordView, UserDBModelView):
     """Flask-AppBuilder's users, under our matrix and in units of work."""
 
     datamodel = RecordInterface(User)
@@ -235,12 +236,23 @@ class AccountView(RecordView, UserDBModelView):  # type: ignore[misc]
     intro = lazy_gettext("Everybody who can sign in.")
     add_title = lazy_gettext("New account")
     add_label = lazy_gettext("New account")
-    list_columns: ClassVar[list[str]] = ["username", "first_name", "last_name", "email", "active", "roles", "last_login"]
+    list_columns: ClassVar[list[str]] = [
+        "username",
+        "first_name",
+        "last_name",
+        "email",
+        "active",
+        "roles",
+        "last_login",
+    ]
     search_columns: ClassVar[list[str]] = ["username", "first_name", "last_name", "email", "active", "roles"]
     order_columns: ClassVar[list[str]] = ["username", "first_name", "last_name", "email", "last_login"]
     show_fieldsets: ClassVar[list[Any]] = [
         (lazy_gettext("Account"), {"fields": ["username", "active", "roles", "email", "first_name", "last_name"]}),
-        (lazy_gettext("Use"), {"fields": ["last_login", "login_count", "fail_login_count", "created_on", "changed_on"]}),
+        (
+            lazy_gettext("Use"),
+            {"fields": ["last_login", "login_count", "fail_login_count", "created_on", "changed_on"]},
+        ),
     ]
     add_columns: ClassVar[list[str]] = [
         *["first_name", "last_name", "username", "email", "active", "roles", "password", "conf_password"]
@@ -265,7 +277,7 @@ class AccountView(RecordView, UserDBModelView):  # type: ignore[misc]
         return [{"label": gettext("Set a new password"), "href": href}]
 
 
-class RoleView(RecordView, RoleModelView):  # type: ignore[misc]
+class RoleView(RecordView, RoleModelView):
     """Flask-AppBuilder's roles, under our matrix and in units of work."""
 
     datamodel = RecordInterface(Role)
@@ -290,7 +302,7 @@ class RoleView(RecordView, RoleModelView):  # type: ignore[misc]
         return super().value_of(item, column)
 
 
-class SetPasswordView(ResetPasswordView):  # type: ignore[misc]
+class SetPasswordView(ResetPasswordView):
     """An administrator gives somebody a new password."""
 
     class_permission_name = "User"
@@ -304,17 +316,17 @@ class SetPasswordView(ResetPasswordView):  # type: ignore[misc]
         return super().this_form_get()
 
 
-class MyPasswordView(ResetMyPasswordView):  # type: ignore[misc]
+class MyPasswordView(ResetMyPasswordView):
     """A person changes their own password."""
 
     class_permission_name = "ResetMyPasswordView"
 
 
-class TokenApi(SecurityApi):  # type: ignore[misc]
+class TokenApi(SecurityApi):
     """Signing in for programs: POST /api/v1/security/login gives a token."""
 
 
-class Security(StockSecurity):  # type: ignore[misc]
+class Security(StockSecurity):
     """Flask-AppBuilder's security with our gate behind it."""
 
     authdbview = SignInView

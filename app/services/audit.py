@@ -66,12 +66,10 @@ def search(session: Session, asked: Question) -> Answer:
         earlier = or_(AuditEvent.recorded < when, and_(AuditEvent.recorded == when, AuditEvent.id < key))
         statement = statement.where(AuditEvent.recorded <= when, earlier)
     guard.searching("the trail")
-    events = session.scalars(
-        statement.order_by(AuditEvent.recorded.desc(), AuditEvent.id.desc()).limit(PAGE + 1)
-    ).all()
+    events = session.scalars(statement.order_by(AuditEvent.recorded.desc(), AuditEvent.id.desc()).limit(PAGE + 1)).all()
     shown = events[:PAGE]
-    keys = {event.patient_id for event in shown if event.patient_id is not None}
-    named = session.scalars(select(Patient).where(Patient.id.in_(keys))).all() if keys else []
+    whose = {event.patient_id for event in shown if event.patient_id is not None}
+    named = session.scalars(select(Patient).where(Patient.id.in_(whose))).all() if whose else []
     return Answer(shown, {patient.id: patient for patient in named}, len(events) > PAGE)
 
 

@@ -48,7 +48,9 @@ def open_branch(
 ) -> Branch:
     """Open a hospital of the chain. Raises Invalid, naming the field, and Conflict for a code in use."""
     told = _branch(code, time_zone, currency, languages)
-    chain = session.scalars(select(Organization).where(Organization.part_of_id.is_(None)).order_by(Organization.id)).first()
+    chain = session.scalars(
+        select(Organization).where(Organization.part_of_id.is_(None)).order_by(Organization.id)
+    ).first()
     organization = found_organization(session, name=name, part_of=chain)
     organization.address = _address(country)
     branch = Branch(organization_id=organization.id, active=active, **told)

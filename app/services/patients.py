@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from rapidfuzz import fuzz
@@ -16,7 +16,7 @@ from stdnum import luhn
 from app import events, guard
 from app.actor import current
 from app.errors import Invalid, PossibleDuplicate
-from app.services.words import fold, line, phone, readings
+from app.services.words import fold, line, phone, readings, today
 from models.base import now
 from models.codes import AdministrativeGender, IdentifierUse, SexForClinicalUse
 from models.patients import NameToken, Patient, PatientIdentifier, PatientLink, mrn_sequence
@@ -59,7 +59,7 @@ class Demographics:
             if not told.temporary:
                 raise Invalid("Please enter a family name or a given name.", field="family")
             told.family = "Unknown"
-        if told.birth_date is not None and told.birth_date > date.today():
+        if told.birth_date is not None and told.birth_date > today() + timedelta(days=1):
             raise Invalid("A birth date cannot lie in the future.", field="birth_date")
         if told.gender not in set(AdministrativeGender):
             raise Invalid("Please choose one of the genders offered.", field="gender")

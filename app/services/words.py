@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import unicodedata
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import phonenumbers
 from dateutil import parser
@@ -13,10 +13,17 @@ from dateutil import parser
 from app.errors import Invalid
 
 CONTROL = {"Cc", "Cs", "Co", "Cn"}
+UNDECOMPOSED = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"})  # type: ignore[arg-type]
+"""Letters that Unicode does not take apart, as unaccent() writes them."""
+
+
+def today() -> date:
+    """The day it is; at most half a day off from any branch's own."""
+    return datetime.now(UTC).date()
 
 
 def line(value: str | None, *, field: str, longest: int = 200) -> str:
-    """One line of text as it is stored: NFC, single spaces. Raises Invalid for control characters or too many letters."""
+    """One line of text as it is stored: NFC, single spaces. Raises Invalid for control or too many letters."""
     text = unicodedata.normalize("NFC", value or "")
     text = re.sub(r"[\t\r\n ]+", " ", text).strip()
     if any(unicodedata.category(letter) in CONTROL for letter in text):
@@ -26,7 +33,7 @@ def line(value: str | None, *, field: str, longest: int = 200) -> str:
     return text
 
 
-def birth_date(value: str, *, field: str = "birth_date", today: date | None = None) -> tuple[date | None, str]:
+def birth_date(value: str, *, field: str = "birth_date") -> tuple[date | None, str]:
     """The first day of a date as people write it, and how much of it is known (day, month, year).
 
     Day comes before month where both readings are possible. Raises Invalid for what is no date, or lies ahead.
@@ -38,7 +45,7 @@ def birth_date(value: str, *, field: str = "birth_date", today: date | None = No
     if not found:
         raise Invalid("Write the birth date like 5 Mar 1970, 05/03/1970, 1970-03-05, or just the year.", field=field)
     first, precision = found[0]
-    if first > (today or date.today()):
+    if first > today() + timedelta(days=1):
         raise Invalid("A birth date cannot lie in the future.", field=field)
     if first.year <= 1850:
         raise Invalid("Please check the year of the birth date.", field=field)
@@ -64,12 +71,12 @@ def readings(text: str) -> list[tuple[date, str]]:
     if match := re.fullmatch(r"(\d{1,2})[-/. ](\d{1,2})[-/. ](\d{2}|\d{4})", text):
         one, two, year = int(match[1]), int(match[2]), int(match[3])
         if len(match[3]) == 2:
-            year += 2000 if year <= date.today().year % 100 else 1900
+            year += 2000 if year <= today().year % 100 else 1900
         return _valid([(year, two, one), (year, one, two)])
     if re.search(r"[A-Za-z]{3}", text) and re.search(r"\b(18|19|20)\d\d\b", text) and len(text) <= 30:
         try:
-            parsed = parser.parse(text, dayfirst=True, default=datetime(1, 1, 1))
-            other = parser.parse(text, dayfirst=True, default=datetime(1, 1, 2))
+            parsed = parser.parse(text, dayfirst=True, default=datetime(1, 1, 1, tzinfo=UTC))
+            other = parser.parse(text, dayfirst=True, default=datetime(1, 1, 2, tzinfo=UTC))
         except (ValueError, OverflowError):
             return []
         return [(parsed.date(), "day" if parsed == other else "month")]
@@ -110,4 +117,4 @@ def fold(text: str) -> str:
     """Small letters without accents, as the database folds names for searching (wb_fold)."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    return plain.translate(str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"}))
+    return plain.translate(UNDECOMPOSED)

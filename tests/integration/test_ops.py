@@ -17,6 +17,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ops import doctor
 from ops.errors import CannotStart, Stopped, sentence
@@ -95,7 +97,7 @@ def test_nobody_enters_without_the_password(home: Path, password: str) -> None:
             psycopg.connect(**{**parts, "password": password})
         port = int(servers.trail_redis_url.rpartition(":")[2].partition("/")[0])
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=port, password=password or None).ping()
+            redis.Redis(port=port, password=password or None, retry=Retry(NoBackoff(), 0)).ping()
 
 
 def test_passwords_and_rows_are_for_one_account_only(home: Path) -> None:
