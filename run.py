@@ -97,7 +97,7 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
             title = "Schema" if settings.production else "Schema and demo hospital"
             with console.step(title, shares=True):
                 run_step(python("run.py", "prepare"), environment, PROJECT)
-            processes += [
+            web, *others = (
                 Process(
                     name=name,
                     command=python("run.py", command),
@@ -107,12 +107,14 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
                     patience=10.0,
                 )
                 for name, command in (("web", "serve"), ("worker", "worker"), ("scheduler", "scheduler"))
-            ]
+            )
+            processes += [web, *others]
             stack.callback(stop_all, processes)
-            with console.step("Web, worker and scheduler"):
-                for process in processes:
-                    process.start()
-                wait_for_web(processes[0], settings.host, settings.port, processes[1:])
+            with console.step("Web server"):
+                web.start()
+                wait_for_web(web, settings.host, settings.port)
+            for process in others:  # after it, for on a small machine they would only slow each other down
+                process.start()
             hold.publish(Running(os.getpid(), RUN, settings.public_url, servers_of(settings)))
             console.block(welcome(settings))
             watched = [*map(Watched.server, members), *map(Watched.process, processes)]
@@ -146,32 +148,52 @@ def shown(path: Path) -> str:
 
 
 def serve(settings: Settings, _: argparse.Namespace) -> int:
-    """Start the web server in place of this process."""
-    from ops.supervisor import python
+    """Serve the web until told to stop.
+
+    The application is imported once and then forked, which halves the start; each worker makes its own `create_app`,
+    so that none shares a connection.
+    """
+    from gunicorn.app.base import BaseApplication
 
     settings = with_running_servers(settings)
     refuse_demo_accounts(settings)
+    os.environ.update(settings.to_environment())
     bind = f"[{settings.host}]" if ":" in settings.host else settings.host
-    command = python(
-        *("-m", "gunicorn", "run:application()"),
-        *("--worker-class", "gthread"),
-        *("--workers", str(settings.workers), "--threads", str(settings.threads)),
-        *("--bind", f"{bind}:{settings.port}"),
-        *("--forwarded-allow-ips", "" if not settings.trusted_proxies else "*"),
-        *("--timeout", "120", "--graceful-timeout", "8", "--keep-alive", "5"),
-        *("--max-requests", "20000", "--max-requests-jitter", "2000"),
-        "--no-control-socket",
-        *("--log-level", settings.log_level.lower()),
-    )
-    os.chdir(PROJECT)
-    os.execve(command[0], command, {**os.environ, **settings.to_environment()})  # noqa: S606
+    options = {
+        "bind": f"{bind}:{settings.port}",
+        "worker_class": "gthread",
+        "workers": settings.workers,
+        "threads": settings.threads,
+        "timeout": 120,
+        "graceful_timeout": 8,
+        "keepalive": 5,
+        "max_requests": 20_000,
+        "max_requests_jitter": 2_000,
+        "forwarded_allow_ips": "*" if settings.trusted_proxies else "",
+        "control_socket_disable": True,
+        "loglevel": settings.log_level.lower(),
+        "proc_name": "wardbook",
+    }
+
+    class Web(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            for name, value in options.items():
+                self.cfg.set(name, value)
+
+        def load(self) -> "Flask":
+            return application()
+
+    import views  # noqa: F401
+
+    Web().run()
+    return 0
 
 
 def worker(settings: Settings, _: argparse.Namespace) -> int:
     """Work off the queues until told to stop."""
     settings = with_running_servers(settings)
     refuse_demo_accounts(settings)
-    os.environ.update(settings.to_environment())
+    open_house(settings)
     from jobs.base import work
 
     work(settings.redis_url)
@@ -182,7 +204,7 @@ def scheduler(settings: Settings, _: argparse.Namespace) -> int:
     """Put what is due into the queues until told to stop."""
     settings = with_running_servers(settings)
     refuse_demo_accounts(settings)
-    os.environ.update(settings.to_environment())
+    open_house(settings)
     from jobs.base import schedule
 
     schedule(settings.redis_url)
@@ -192,10 +214,18 @@ def scheduler(settings: Settings, _: argparse.Namespace) -> int:
 def migrate(settings: Settings, _: argparse.Namespace) -> int:
     """Bring the database to the newest schema."""
     with connected(settings, "migrate") as ready:
-        from models.migrations import migrate as bring_up
-
-        bring_up(ready.database_url)
+        bring_up(ready)
     return 0
+
+
+def bring_up(settings: Settings) -> None:
+    """The newest schema, with the permissions and roles the product ships."""
+    from app.services import accounts
+    from models import migrations
+
+    migrations.migrate(settings.database_url)
+    open_house(settings)
+    accounts.seed()
 
 
 def demo(settings: Settings, _: argparse.Namespace) -> int:
@@ -204,10 +234,9 @@ def demo(settings: Settings, _: argparse.Namespace) -> int:
         raise CannotStart("The demo hospital has accounts with a known password and does not go into production.")
     with connected(settings, "demo") as ready:
         from jobs.demo import plant
-        from models.migrations import migrate as bring_up
 
-        bring_up(ready.database_url)
-        plant(ready.database_url)
+        bring_up(ready)
+        plant()
     return 0
 
 
@@ -222,10 +251,11 @@ def prepare(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def import_fhir(settings: Settings, arguments: argparse.Namespace) -> int:
     """Take FHIR bundles and NDJSON files into the record."""
-    with connected(settings, "import-fhir"):
+    with connected(settings, "import-fhir") as ready:
         from jobs.fhir_import import main as take_in
 
-        return int(take_in(arguments.paths) or 0)
+        open_house(ready)
+        return take_in(arguments.paths, arguments.source, time_zone=arguments.time_zone)
 
 
 def doctor(settings: Settings, _: argparse.Namespace) -> int:
@@ -250,6 +280,16 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
     print("\n".join(lines))
     print("\n  All is well." if well else "\n  Not ready: see the arrows above.")
     return 0 if well else 1
+
+
+def open_house(settings: Settings) -> None:
+    """Connect the database and the trail for a process that works with records outside the web server."""
+    from app import guard, trail
+
+    os.environ.update(settings.to_environment())
+    guard.connect(settings.database_url)
+    if weaknesses := trail.connect(settings.trail_redis_url, settings.spool_directory).weaknesses():
+        raise CannotStart(f"The trail's Redis could lose what it has acknowledged: {'; '.join(weaknesses)}.")
 
 
 def refuse_in_production(settings: Settings) -> None:
@@ -353,7 +393,9 @@ def parser() -> argparse.ArgumentParser:
     add("migrate", migrate, "bring the database to the newest schema")
     add("demo", demo, "plant the demo hospital in an empty database")
     fhir = add("import-fhir", import_fhir, "take FHIR R4 bundles or NDJSON files into the record")
-    fhir.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder of them")
+    fhir.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder of them")
+    fhir.add_argument("--source", default="import", help="who sent them: ids are unique within it (import)")
+    fhir.add_argument("--time-zone", default="UTC", help="where a date without a time begins (UTC)")
     add("doctor", doctor, "check this installation and say what is wrong")
     commands.add_parser("prepare").set_defaults(call=prepare)  # a step of `run`
     return top

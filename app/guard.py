@@ -79,6 +79,14 @@ def begin(actor: Actor) -> Any:
     return actors._acting.set(Acting(actor))
 
 
+def become(actor: Actor) -> None:
+    """It is known now who acts here: the same session goes on as theirs, in one transaction."""
+    at_work = actors.acting()
+    if at_work is None:
+        raise NotSignedIn
+    at_work.actor = actor
+
+
 def record() -> None:
     """Make durable what the actor has seen so far. Raises NotRecorded; then nothing of it may be shown."""
     at_work = actors.acting()

@@ -154,16 +154,17 @@ def received(
     with path.open("rb") as file:
         text = _Text(file, advance)
         while True:
+            line = ""
             try:
                 if not text.peek():
                     return
                 if by_line:
-                    place = text.place().partition(",")[0]
-                    yield from _flat(text.value(), name, place)
+                    line = text.place().partition(",")[0]
+                    yield from _flat(text.value(), name, line)
                 else:
                     yield from _document(text, name)
             except Broken as broken:
-                refuse(broken)
+                refuse(Broken(line or broken.place, broken.reason))
                 if not by_line or not text.next_line():
                     return
 
@@ -192,7 +193,7 @@ def _document(text: _Text, name: str) -> Iterator[Received]:
 
 
 def _entries(text: _Text, name: str, shell: dict[str, Any]) -> Iterator[Received]:
-    """The entries of a Bundle. What looks like none, in what may be no Bundle (a List has entries too), stays in the shell."""
+    """The entries of a Bundle. What looks like none, in what may be no Bundle (a List has them too), stays in the shell."""
     text.take("[")
     number = 0
     while text.peek() != "]":

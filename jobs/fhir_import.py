@@ -1,8 +1,8 @@
 """Taking over records from elsewhere: FHIR R4 Bundles, NDJSON and single resources, once each however often they come.
 
 Resources are written in chunks, each one unit of work. One that refers to something not seen yet waits in a spill file
-until the rest has been read; what then still refers to no patient or encounter is refused. A second run, after a kill or
-not, passes over whatever is already here by its digest.
+until the rest has been read; what then still refers to no patient or encounter is refused. A second run, after a kill
+or not, passes over whatever is already here by its digest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from enum import IntEnum, StrEnum
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -35,7 +36,18 @@ from app import actor, events, guard
 from app.errors import DuplicateIdentifier, Invalid, NotRecorded, OutOfService, Refusal
 from app.services.patients import next_mrns
 from jobs.fhir_files import Broken, Received, files_of, first_type, received
-from jobs.fhir_records import SHAPES, Json, NotForTheChart, Reading, Reference, patients_of, points_at, read, targets_of
+from jobs.fhir_records import (
+    SHAPES,
+    Json,
+    NotForTheChart,
+    Reading,
+    Reference,
+    medicine,
+    patients_of,
+    points_at,
+    read,
+    targets_of,
+)
 from models.base import Record
 from models.codes import IdentifierUse
 from models.imports import SourceResource
@@ -55,17 +67,10 @@ REMEMBERED = 50_000
 LOCK = 0x57_42_46_48
 """First half of the advisory lock that keeps two imports of one source apart."""
 
-ORDER = {
-    "Organization": 0,
-    "Location": 0,
-    "Medication": 0,
-    "Practitioner": 1,
-    "PractitionerRole": 1,
-    "Patient": 2,
-    "Encounter": 3,
-}
+RANKS = (("Organization", "Location", "Medication"), ("Practitioner", "PractitionerRole"), ("Patient",), ("Encounter",))
+ORDER = {kind: rank for rank, kinds in enumerate(RANKS) for kind in kinds}
 """Who is referred to comes first."""
-LAST = 4
+LAST = len(RANKS)
 REFERRED_TO = frozenset(ORDER)
 """Types whose address in a Bundle is remembered, where it is not their id anyway."""
 DIRECTORY = frozenset({"Organization", "Practitioner", "PractitionerRole", "Location"})
@@ -163,6 +168,17 @@ def older(resource: Json, held: Json) -> bool:
     return all(moment.tzinfo for moment in moments) and moments[0] < moments[1]
 
 
+def about_whom(resource: Json) -> Iterator[Reference]:
+    """What a resource without a table points at, of what is looked up."""
+    yield from patients_of(resource)
+    yield from targets_of(resource)
+
+
+def because(refusal: Refusal) -> str:
+    """A refusal's sentence, with the field where there is one."""
+    return f"{refusal.field}: {refusal}" if refusal.field else str(refusal)
+
+
 class Import:
     """One run: what is remembered between chunks, what waits, and the count of it all."""
 
@@ -198,7 +214,7 @@ class Import:
         """What identifies a resource. Raises Invalid where it can be none."""
         resource = found.resource
         if not isinstance(resource, dict):
-            raise Invalid("this is not a resource" if resource is not None else "this entry has no resource")
+            raise Invalid("there is no resource here")
         kind, own = resource.get("resourceType"), resource.get("id")
         if not isinstance(kind, str) or not re.fullmatch(r"[A-Z][A-Za-z]{1,60}", kind):
             raise Invalid("resourceType is missing or is none")
@@ -218,9 +234,10 @@ class Import:
             self.urls[url] = kind, name
         if kind == "Composition":
             # One id for several documents of one patient was seen in the wild; what tells them apart is their type.
-            coding = (resource.get("type") or {}) if isinstance(resource.get("type"), dict) else {}
-            codes = coding.get("coding") if isinstance(coding.get("coding"), list) else []
-            name += "".join(f"|{code.get('code')}" for code in codes[:1] if isinstance(code, dict))
+            kinds = resource.get("type")
+            codes = kinds.get("coding") if isinstance(kinds, dict) else None
+            first = codes[0] if isinstance(codes, list) and codes else None
+            name += f"|{first.get('code')}" if isinstance(first, dict) else ""
         return Item(found.file, found.place, kind, name[:300], digest, len(exact), resource)
 
     def add(self, item: Item) -> None:
@@ -237,13 +254,12 @@ class Import:
         if items:
             self.write(items)
 
-    def settle(self, advance: Callable[[int], object]) -> None:
+    def settle(self) -> None:
         """Take up what waited, over and over while that helps, then without what it can do without, then refuse it."""
         self.flush()
         while len(self.waiting):
             spill, self.waiting = self.waiting, Spill()
             for item in spill:
-                advance(item.size)
                 self.add(item)
             self.flush()
             if len(self.waiting) >= len(spill) and self.patience < Patience.REFUSE:
@@ -276,7 +292,7 @@ class Import:
                 self.write(items[:half])
                 self.write(items[half:])
                 return
-            reason = str(error) if isinstance(error, Refusal) else "the database does not take it"
+            reason = because(error) if isinstance(error, Refusal) else "the database does not take it"
             work = Work([(items[0], Verdict.REFUSED, reason)])
         self.count(work)
 
@@ -384,17 +400,12 @@ class Chunk:
                 self.say(item, Verdict.UNCHANGED)
                 continue
             try:
-                readings[item.key] = reading = self.reading(item)
+                reading = self.reading(item)
+                pointing = reading.references.values() if reading else about_whom(item.resource)
+                wanted.update(key for reference in pointing for key in self.keys(reference))
+                readings[item.key] = reading
             except Invalid as refusal:
-                self.say(item, Verdict.REFUSED, str(refusal))
-                continue
-            references = (
-                list(reading.references.values())
-                if reading
-                else [*patients_of(item.resource), *targets_of(item.resource)]
-            )
-            for reference in references:
-                wanted.update(self.keys(reference))
+                self.say(item, Verdict.REFUSED, because(refusal))
         self.meet(wanted)
         self.claim(readings.values())
         fresh = [item for item in items if item.key in readings]
@@ -558,31 +569,18 @@ class Chunk:
             return {column: self.practitioner(reference)}
         key, known = self.find(reference)
         if column == "medication":
-            concept = self.content(key).get("code") or {}
-            coding = next(iter(concept.get("coding") or []), {})
-            display = concept.get("text") or coding.get("display") or coding.get("code") or reference.display
-            if not display:
-                raise Missing
-            return {"code_system": coding.get("system"), "code": coding.get("code"), "code_display": display}
+            return medicine(self.content(key), reference)
         if column == "author":
-            return {
-                "author": self.name(
-                    *(
-                        ("Practitioner", self.practitioner(reference))
-                        if key[0] != "Organization"
-                        else (key[0], known.record_id)
-                    )
-                )
-            }
+            person = known.record_id if key[0] == "Organization" else self.practitioner(reference)
+            return {"author": self.name(Organization if key[0] == "Organization" else Practitioner, person)}
         if known.record_id is None:
             raise Missing
         if column == "encounter_id" and known.patient_id != values.get("patient_id", known.patient_id):
-            raise Invalid(f"{reference.element} is an encounter of another patient")
+            raise Invalid(f"{reference.element} is one of another patient")
         return {column: known.record_id}
 
-    def name(self, kind: str, record_id: int | None) -> str:
+    def name(self, model: type[Record], record_id: int | None) -> str:
         """What an author is called."""
-        model: type[Record] = Organization if kind == "Organization" else Practitioner
         if record_id is None:
             return ""
         names = self.run.names
@@ -601,7 +599,7 @@ class Chunk:
             except Missing:
                 if self.run.patience < Patience.REFUSE:
                     raise
-                if reference.keys()[:1] and reference.keys()[0][0] != "Patient":
+                if not reference.contained and all(kind != "Patient" for kind, _ in self.keys(reference)):
                     continue
                 raise Invalid(f"{reference.element} refers to no patient that is known") from None
             if key[0] == "Patient":
@@ -656,7 +654,7 @@ class Chunk:
             except Missing:
                 self.work.waiting.append(item)
             except Refusal as refusal:
-                self.say(item, Verdict.REFUSED, str(refusal))
+                self.say(item, Verdict.REFUSED, because(refusal))
         rows = self.write_rows(ready)
         ids = self.numbers(SourceResource, sum(item.key not in self.held for item, _, _ in ready))
         for item, reading, values in ready:
@@ -701,12 +699,12 @@ class Chunk:
         for item, reading, values in ready:
             if reading is None:
                 continue
-            row = rows.get(item.key)
-            if row is None:
+            if item.key not in rows:
                 own = {"mrn": next(mrns)} if reading.model is Patient else {}
-                rows[item.key] = row = reading.model(id=next(numbers[reading.model]), **values, **own)
-                self.session.add(row)
+                rows[item.key] = reading.model(id=next(numbers[reading.model]), **values, **own)
+                self.session.add(rows[item.key])
                 continue
+            row = rows[item.key]
             for column, value in values.items():
                 if getattr(row, column) != value:
                     setattr(row, column, value)
@@ -834,13 +832,12 @@ def run(files: list[Path], work: Import, out: TextIO, err: TextIO) -> int:
     begun = time.monotonic()
     total = sum(file.stat().st_size for file in files)
     ordered = sorted(files, key=lambda file: ORDER.get(first_type(file), LAST))
-    with tqdm(total=total, unit="B", unit_scale=True, desc="import", file=err, mininterval=0.5) as bar:
+    pace = 0.2 if err.isatty() else 10.0
+    with tqdm(total=total, unit="B", unit_scale=True, desc="import", file=err, mininterval=pace) as bar:
         for file in ordered:
-            for found in received(
-                file, file.name, bar.update, lambda broken, name=file.name: work.break_off(name, broken)
-            ):  # type: ignore[misc]
+            for found in received(file, file.name, bar.update, partial(work.break_off, file.name)):
                 work.offer(found)
-        work.settle(lambda _size: bar.update(0))
+        work.settle()
     for line in work.summary(time.monotonic() - begun):
         out.write(line + "\n")
     out.flush()

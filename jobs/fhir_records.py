@@ -1,4 +1,4 @@
-"""What a FHIR R4 resource amounts to in our tables: plain values and named references, nothing read and nothing written.
+"""What a FHIR R4 resource amounts to in our tables: plain values and named references. Reads and writes nothing.
 
 No sentence raised here carries a value of the resource, only the name of the element that is at fault.
 """
@@ -206,7 +206,7 @@ def spoken(concept: Json) -> str:
 
 
 def coded(concept: Json, element: str, unsaid: str = "") -> Json:
-    """The three columns of `Coded`. Raises Invalid where the concept says nothing at all and `unsaid` does not either."""
+    """The three columns of `Coded`. Raises Invalid where neither the concept nor `unsaid` says anything."""
     coding = next(iter(codings(concept, element)), {})
     display = spoken(concept) or unsaid
     if not display:
@@ -265,7 +265,8 @@ def instant(resource: Json, element: str, zone: tzinfo) -> datetime | None:
         first, _ = day(text, element)
         return datetime(first.year, first.month, first.day, tzinfo=zone)
     try:
-        moment = datetime.fromisoformat(text)
+        # A leap second (:60) is a FHIR time and no Python time.
+        moment = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if text[17:19] == "60" else text)
         if moment.tzinfo is None or "T" not in text:
             raise Invalid(f"{element} has a time without a time zone")
         moment.timestamp()
@@ -776,17 +777,16 @@ def medication_request(resource: Json, zone: tzinfo) -> Reading:
     if truth(resource, "doNotPerform"):
         raise NotForTheChart
     references = about(resource)
-    concept = row(resource, "medicationCodeableConcept")
-    if not concept:
-        concept = inside(resource, reference(resource, "medicationReference", "Medication"))
-    medicine = reference(resource, "medicationReference", "Medication")
-    if spoken(concept):
+    named = reference(resource, "medicationReference", "Medication")
+    if concept := row(resource, "medicationCodeableConcept"):
         values = coded(concept, "medication")
-    elif medicine is not None and not medicine.contained:
-        references["medication"] = medicine
-        values = {"code_system": None, "code": None, "code_display": medicine.display}
+    elif named is None:
+        raise Invalid("medication is missing")
+    elif named.contained:
+        values = medicine(inside(resource, named), named)
     else:
-        values = coded(concept, "medication")
+        references["medication"] = named
+        values = {"code_system": None, "code": None, "code_display": named.display}
     requester = reference(resource, "requester", *PRACTITIONERS)
     left = []
     if requester is not None and not requester.elsewhere:
@@ -804,13 +804,19 @@ def medication_request(resource: Json, zone: tzinfo) -> Reading:
     return Reading(MedicationRequest, values, references, left=left)
 
 
-def inside(resource: Json, wanted: Reference | None) -> Json:
-    """The code of a Medication contained in the resource; empty where the reference points elsewhere."""
-    if wanted is not None and wanted.contained:
-        for found in rows(resource, "contained"):
-            if found.get("id") == wanted.address[1:]:
-                return row(found, "code")
-    return {}
+def inside(resource: Json, wanted: Reference) -> Json:
+    """The contained resource a reference points at; empty where there is none."""
+    return next((found for found in rows(resource, "contained") if found.get("id") == wanted.address[1:]), {})
+
+
+def medicine(medication: Json, named: Reference) -> Json:
+    """A Medication as the three columns of `Coded`: by its code, by what it was called, or by what is in it.
+
+    Raises Invalid where nothing says what it is.
+    """
+    concept = row(medication, "code")
+    parts = [spoken(row(part, "itemCodeableConcept")) for part in rows(medication, "ingredient")]
+    return coded(concept, "medication", named.display or ", ".join(part for part in parts if part))
 
 
 def decoded(attachment: Json, element: str) -> bytes:
@@ -941,8 +947,8 @@ SHAPES: dict[str, Shape] = {
     "Observation": _shape(
         observation,
         "status category code subject encounter effectiveDateTime effectivePeriod effectiveInstant effectiveTiming"
-        " issued valueQuantity valueCodeableConcept valueString valueBoolean valueInteger valueRange valueRatio valueTime"
-        " valueDateTime valuePeriod valueSampledData interpretation referenceRange component",
+        " issued valueQuantity valueCodeableConcept valueString valueBoolean valueInteger valueRange valueRatio"
+        " valueTime valueDateTime valuePeriod valueSampledData interpretation referenceRange component",
     ),
     "Procedure": _shape(
         procedure, "status code subject encounter performedDateTime performedPeriod reasonCode reasonReference"
@@ -976,7 +982,10 @@ def read(resource: Json, zone: tzinfo) -> Reading:
     if resource.get("modifierExtension"):
         # FHIR R4, 2.4.1: what a modifier extension changes cannot be known, so nothing may be made of the rest.
         raise NotForTheChart
-    reading = shape.read(resource, zone)
+    try:
+        reading = shape.read(resource, zone)
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise Invalid("it is not shaped as FHIR has it") from error
     left = {name for name in resource if name not in shape.elements}
     left.discard("extension")
     left.update(reading.left)
@@ -989,16 +998,20 @@ def read(resource: Json, zone: tzinfo) -> Reading:
 
 
 def patients_of(resource: Json) -> Iterator[Reference]:
-    """Whom a resource without a table may be about, the likelier first (FHIR's patient compartment, what we meet of it)."""
+    """Whom a resource without a table may be about, the likelier first (what we meet of FHIR's patient compartment)."""
     for element in ("patient", "subject", "beneficiary", "for", "individual"):
         wanted = reference(resource, element, *SUBJECTS) if isinstance(resource.get(element), dict | list) else None
-        if wanted is not None and not wanted.elsewhere and not wanted.contained:
+        if wanted is None or wanted.elsewhere:
+            continue
+        if not wanted.contained or any(
+            found.get("id") == wanted.address[1:] and found.get("resourceType") == "Patient"
+            for found in rows(resource, "contained")
+        ):
             yield wanted
-    for part in resource.get("participant") or []:
-        if isinstance(part, dict) and isinstance(part.get("actor"), dict):
-            wanted = points_at(part["actor"], "participant", *SUBJECTS)
-            if wanted is not None and wanted.keys() and wanted.keys()[0][0] == "Patient":
-                yield wanted
+    for part in rows(resource, "participant") if resource["resourceType"].startswith("Appointment") else []:
+        wanted = points_at(part.get("actor"), "participant", "Patient")
+        if wanted is not None and wanted.keys() and not wanted.address.startswith("urn:"):
+            yield wanted
 
 
 def targets_of(resource: Json) -> list[Reference]:
@@ -1009,4 +1022,15 @@ def targets_of(resource: Json) -> list[Reference]:
     return [target for target in wanted if target is not None and not target.elsewhere and not target.contained]
 
 
-__all__ = ["SHAPES", "Json", "NotForTheChart", "Reading", "Reference", "patients_of", "points_at", "read", "targets_of"]
+__all__ = [
+    "SHAPES",
+    "Json",
+    "NotForTheChart",
+    "Reading",
+    "Reference",
+    "medicine",
+    "patients_of",
+    "points_at",
+    "read",
+    "targets_of",
+]

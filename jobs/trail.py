@@ -24,7 +24,7 @@ import msgspec
 import psycopg
 import redis
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
 from app import guard, trail
 from jobs.base import every, job
@@ -103,7 +103,7 @@ TAKE = f"INSERT INTO audit_event ({_names}) SELECT {_names} FROM arriving ON CON
 TAKE_ONE = f"INSERT INTO audit_event ({_names}) VALUES ({', '.join(['%s'] * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
 SET_ASIDE = """
     INSERT INTO audit_quarantine (source, payload, reason, found_at)
-    SELECT %(source)s, %(payload)s, %(reason)s, now()
+    SELECT %(source)s::text, %(payload)s::text, %(reason)s::text, now()
     WHERE NOT EXISTS (SELECT FROM audit_quarantine WHERE source = %(source)s AND payload = %(payload)s)
 """
 
@@ -406,7 +406,7 @@ def drain() -> None:
                         log.warning("trail.stream_away", error=type(error).__name__)
                 if changes < BATCH and reads < CHUNK:
                     return
-    except (psycopg.Error, SQLAlchemyError) as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError, OperationalError, InterfaceError, TimeoutError) as error:
         log.warning("trail.database_away", error=type(error).__name__)
 
 

@@ -152,15 +152,14 @@ def check_port(host: str, port: int) -> None:
         ) from error
 
 
-def wait_for_web(web: Process, host: str, port: int, others: Sequence[Process]) -> None:
-    """Wait until the web server answers /healthz. Raises CannotStart with the reason if it, or another, ends."""
+def wait_for_web(web: Process, host: str, port: int) -> None:
+    """Wait until the web server answers /healthz. Raises CannotStart with the reason if it ends instead."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        for process in (web, *others):
-            if not process.alive:
-                why = process.reason() or f"it said nothing and left with status {process.exit_status}"
-                raise CannotStart(f"{process.name} does not start: {why} (more in {process.log}).")
+        if not web.alive:
+            why = web.reason() or f"it said nothing and left with status {web.exit_status}"
+            raise CannotStart(f"The web server does not start: {why} (more in {web.log}).")
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
             connection.request("GET", "/healthz")

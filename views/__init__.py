@@ -117,7 +117,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "FAB_API_MAX_PAGE_SIZE": 100,
         "FAB_PASSWORD_COMPLEXITY_ENABLED": settings.production,
         "FAB_SECURITY_SIGNALS_ENABLED": False,
-        "LANGUAGES": {"en": {"flag": "gb", "name": "English"}, "es": {"flag": "es", "name": "Español"}},
+        "LANGUAGES": {"en": {"flag": "gb", "name": "English"}},
         "BABEL_DEFAULT_LOCALE": settings.default_language,
         "BABEL_TRANSLATION_DIRECTORIES": str(HERE.parent / "translations"),
         "SESSION_TYPE": "redis",

@@ -20,6 +20,7 @@ from app.errors import Conflict, Forbidden, Invalid, NotFound, NotSignedIn, Poss
 from app.services import patients
 from app.services.words import birth_date
 from models import clinical, lab, organization, prescriptions
+from models.audit import AuditEvent
 from models.base import Protected
 from models.patients import Patient
 from views.base import PERMISSION_OF, OwnFilters, RecordInterface
@@ -61,6 +62,8 @@ class RecordApi(OwnFilters, ModelRestApi):
     base_permissions: ClassVar[list[str]] = ["can_read", "can_create", "can_update", "can_delete"]
     include_route_methods: ClassVar[set[str]] = {"get", "get_list", "info"}
     columns: ClassVar[tuple[str, ...]] = ()
+    newest_first = ""
+    """The column rows come by, the newest first, where nothing else is asked; otherwise they come by number."""
     max_page_size = 100
     page_size = 25
 
@@ -106,8 +109,9 @@ class RecordApi(OwnFilters, ModelRestApi):
             filters.rest_add_filters(asked.get("filters", []))
         except FABException as error:
             raise Invalid("This column cannot be filtered that way.") from error
-        order, direction = asked.get("order_column") or "id", asked.get("order_direction", "asc")
-        if order not in {"id", *self.order_columns}:
+        order = asked.get("order_column") or self.newest_first or "id"
+        direction = asked.get("order_direction", "desc" if order == self.newest_first else "asc")
+        if order not in {"id", self.newest_first, *self.order_columns}:
             raise Invalid("This column cannot be sorted by.")
         size = asked.get("page_size") or self.page_size
         size = self.max_page_size if size < 0 else min(size, self.max_page_size)
@@ -403,6 +407,19 @@ class PatientApi(RecordApi):
         return sent({"id": patient.id, "result": plain(patient, self.columns)})
 
 
+class AuditEventApi(RecordApi):
+    """The trail."""
+
+    datamodel = RecordInterface(AuditEvent)
+    include_route_methods: ClassVar[set[str]] = {"get_list", "info"}
+    newest_first = "recorded"
+    columns = (
+        *("id", "recorded", "type", "subtype", "action", "outcome", "user_id", "agent_name", "roles", "branch_id"),
+        *("purpose", "channel", "address", "user_agent", "session_id", "request_id", "patient_id", "entities", "query"),
+        "reason",
+    )
+
+
 CODED = ("id", "fhir_id", "version", "patient_id", "encounter_id", "code_system", "code", "code_display")
 RESOURCES: tuple[tuple[type[Protected], tuple[str, ...]], ...] = (
     (organization.Organization, ("id", "fhir_id", "version", "name", "active", "part_of_id")),
@@ -478,5 +495,6 @@ def resource_api(model: Any, columns: tuple[str, ...]) -> type[RecordApi]:
 def register(builder: Any) -> None:
     """Every resource."""
     builder.add_api(PatientApi)
+    builder.add_api(AuditEventApi)
     for model, columns in RESOURCES:
         builder.add_api(resource_api(model, columns))

@@ -72,6 +72,8 @@ class TrailView(Page):
             arguments = {**request.args.to_dict(), "before": f"{last.recorded.isoformat()}~{last.id}"}
             older = f"{url_for('TrailView.list')}?{urlencode(arguments)}"
         facts = all_branches()
+        state = audit.drain(guard.session())
+        drain = {"waiting": state.waiting, "oldest": "", "drained_at": words(state.drained_at)}
         return self.render(
             "audit/trail.html",
             page_title=gettext("Who saw what"),
@@ -82,7 +84,7 @@ class TrailView(Page):
             actions=list(ACTIONS.items()),
             outcomes=list(OUTCOMES.items()),
             all_branches=[(facts.id, facts.name) for facts in facts.values()],
-            drain=None,
+            drain=drain,
         )
 
 

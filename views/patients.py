@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, time
 from typing import Any, ClassVar
 
 from babel import Locale
@@ -18,7 +19,7 @@ from app.errors import Invalid, NotFound, PossibleDuplicate, Refusal
 from app.services import patients
 from app.services.words import birth_date
 from models.patients import Patient, PatientLink
-from views.base import CommandView, Page, RecordInterface, RecordView, open_to
+from views.base import CommandView, Page, RecordInterface, RecordView, branch_zone, open_to
 from views.branches import all_branches
 from views.people import GENDERS, SEXES, age, born, in_short, name_of, phones
 
@@ -131,6 +132,9 @@ class RegistrationForm(Form):
     kin_phone = StringField(lazy_gettext("Phone of next of kin"), [Length(max=40)])
     photo = FileField(lazy_gettext("Photo"), description=lazy_gettext("JPEG or PNG, up to 2 MB."))
     temporary = BooleanField(lazy_gettext("Identity unknown"))
+    deceased = BooleanField(lazy_gettext("Has died"))
+    deceased_on = StringField(lazy_gettext("Date of death"), [Length(max=30)])
+    active = BooleanField(lazy_gettext("This record is in use"))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -187,6 +191,15 @@ def demographics(form: RegistrationForm) -> patients.Demographics:
         photo=photo(form),
         temporary=bool(form.temporary.data),
     )
+
+
+def standing(form: RegistrationForm, told: patients.Demographics) -> patients.Demographics:
+    """What only the form for changes asks: whether the person lives, and the record is in use. Raises Invalid."""
+    told.active = bool(form.active.data)
+    told.deceased = bool(form.deceased.data)
+    died_on, _ = birth_date(form.deceased_on.data or "", field="deceased_on")
+    told.deceased_at = datetime.combine(died_on, time(), branch_zone()) if died_on else None
+    return told
 
 
 def photo(form: RegistrationForm) -> bytes | None:
@@ -304,7 +317,9 @@ class Correction(Registration):
             from app.errors import Conflict
 
             raise Conflict
-        told = demographics(form)
+        told = standing(form, demographics(form))
+        if told.deceased_at and patient.deceased_at and told.deceased_at.date() == patient.deceased_at.date():
+            told.deceased_at = patient.deceased_at
         told.other_names = patient.other_names
         told.multiple_birth_order = patient.multiple_birth_order
         told.marital_status = patient.marital_status
@@ -332,7 +347,7 @@ class Correction(Registration):
         relationships = kin.get("relationship") or [{}]
         return RegistrationForm(
             **{name: getattr(patient, name) for name in ("family", "second_family", "given", "prefix", "name_in_use")},
-            birth_date=born(patient) if patient.birth_date else "",
+            birth_date=_typed(patient),
             gender=patient.gender,
             sex_for_clinical_use=patient.sex_for_clinical_use,
             phone=_first(patient.telecom, "phone"),
@@ -346,7 +361,17 @@ class Correction(Registration):
             kin_relationship=relationships[0].get("text", ""),
             kin_phone=_first(kin.get("telecom") or [], "phone"),
             temporary=patient.temporary,
+            active=patient.active,
+            deceased=patient.deceased,
+            deceased_on=patient.deceased_at.strftime("%d/%m/%Y") if patient.deceased_at else "",
         )
+
+
+def _typed(patient: Patient) -> str:
+    """The birth date as one would type it, in any language."""
+    if patient.birth_date is None:
+        return ""
+    return patient.birth_date.strftime({"year": "%Y", "month": "%Y-%m", "day": "%d/%m/%Y"}[patient.birth_precision])
 
 
 def _first(points: list[dict[str, Any]], system: str) -> str:

@@ -97,8 +97,7 @@ def bind() -> None:
         return
     if not bears_token(request) and (chosen := session.get("branch_id")):
         actor = guard.at_branch(actor, chosen)
-    guard.end(g.guard_token)
-    g.guard_token = guard.begin(actor)
+    guard.become(actor)
 
 
 def _by_token() -> int:

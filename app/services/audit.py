@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from redis.exceptions import RedisError
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from app import guard
+from app import guard, trail
 from app.services import patients
-from models.audit import AuditEvent
+from models.audit import AuditEvent, DrainState
 from models.base import now
 from models.patients import Patient
 
@@ -71,6 +72,24 @@ def search(session: Session, asked: Question) -> Answer:
     whose = {event.patient_id for event in shown if event.patient_id is not None}
     named = session.scalars(select(Patient).where(Patient.id.in_(whose))).all() if whose else []
     return Answer(shown, {patient.id: patient for patient in named}, len(events) > PAGE)
+
+
+@dataclass(frozen=True)
+class Drain:
+    """How far the batch job has come: lines that still wait, and when the last batch was stored."""
+
+    waiting: int | None
+    """None where the trail's Redis does not answer."""
+    drained_at: datetime
+
+
+def drain(session: Session) -> Drain:
+    """Where the trail stands between the write-ahead log and the table."""
+    try:
+        waiting: int | None = trail.the_trail().redis.xlen(trail.STREAM)
+    except RedisError:
+        waiting = None
+    return Drain(waiting, session.get_one(DrainState, 1).drained_at)
 
 
 def _escaped(text: str) -> str:

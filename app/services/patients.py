@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from rapidfuzz import fuzz
@@ -47,6 +47,9 @@ class Demographics:
     marital_status: str | None = None
     photo: bytes | None = None
     temporary: bool = False
+    active: bool = True
+    deceased: bool = False
+    deceased_at: datetime | None = None
 
     def cleaned(self, region: str | None = None) -> Demographics:
         """The same, as it is stored. Raises Invalid, naming the field."""
@@ -69,6 +72,12 @@ class Demographics:
             {**point, "value": phone(point["value"], region) if point.get("system") == "phone" else point["value"]}
             for point in told.telecom
         ]
+        if told.deceased_at is not None:
+            told.deceased = True
+            if told.deceased_at > now() + timedelta(days=1):
+                raise Invalid("A date of death cannot lie in the future.", field="deceased_on")
+            if told.birth_date is not None and told.deceased_at.date() < told.birth_date:
+                raise Invalid("A date of death cannot lie before the birth date.", field="deceased_on")
         if told.photo is not None and len(told.photo) > 2_000_000:
             raise Invalid("A photo can have up to 2 MB.", field="photo")
         return told

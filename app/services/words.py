@@ -13,7 +13,7 @@ from dateutil import parser
 from app.errors import Invalid
 
 CONTROL = {"Cc", "Cs", "Co", "Cn"}
-UNDECOMPOSED = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"})  # type: ignore[arg-type]
+UNDECOMPOSED = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"})
 """Letters that Unicode does not take apart, as unaccent() writes them."""
 
 
@@ -43,12 +43,12 @@ def birth_date(value: str, *, field: str = "birth_date") -> tuple[date | None, s
         return None, "day"
     found = readings(text)
     if not found:
-        raise Invalid("Write the birth date like 5 Mar 1970, 05/03/1970, 1970-03-05, or just the year.", field=field)
+        raise Invalid("Write the date like 5 Mar 1970, 05/03/1970, 1970-03-05, or just the year.", field=field)
     first, precision = found[0]
     if first > today() + timedelta(days=1):
-        raise Invalid("A birth date cannot lie in the future.", field=field)
+        raise Invalid("This date cannot lie in the future.", field=field)
     if first.year <= 1850:
-        raise Invalid("Please check the year of the birth date.", field=field)
+        raise Invalid("Please check the year.", field=field)
     return first, precision
 
 

@@ -306,7 +306,7 @@ function keys() {
   });
   const choice = $("[data-keys-choice]");
   if (choice) {
-    choice.closest("[hidden]")?.removeAttribute("hidden");
+    choice.closest("section[hidden]")?.removeAttribute("hidden");
     choice.checked = single();
     choice.addEventListener("change", () => stored.set("wardbook-keys", choice.checked ? null : "off"));
   }

@@ -1,0 +1,289 @@
+"""A small hospital to test in, made through the services as the house makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from app import guard
+from app.actor import Actor, Origin, nobody, service
+from app.policy import Role
+from app.services import accounts, clinical, organization, patients
+from models.clinical import (
+    AllergyIntolerance,
+    ClinicalNote,
+    Condition,
+    DocumentReference,
+    Encounter,
+    Immunization,
+    Observation,
+    Procedure,
+)
+from models.imports import SourceResource
+from models.lab import DiagnosticReport
+from models.organization import Branch
+from models.patients import Patient, PatientLink
+from models.prescriptions import MedicationRequest
+
+PASSWORD = "correct horse battery"
+WHEN = datetime(2026, 3, 5, 9, 30, tzinfo=UTC)
+
+PEOPLE = {
+    "admin": (Role.ADMIN, "Agnes", "Admin"),
+    "reception": (Role.RECEPTIONIST, "Rosa", "Reception"),
+    "nurse": (Role.NURSE, "Nora", "Nurse"),
+    "doctor": (Role.DOCTOR, "Dora", "Doctor"),
+    "lab": (Role.LAB_TECHNICIAN, "Luis", "Laboratory"),
+    "pharmacist": (Role.PHARMACIST, "Petra", "Pharmacist"),
+    "billing": (Role.BILLING_CLERK, "Bill", "Billing"),
+    "privacy": (Role.PRIVACY_OFFICER, "Priya", "Privacy"),
+    "patient": (Role.PATIENT, "Zinnia", "Quartermain"),
+}
+"""Every shipped role has one account, under this user name."""
+
+NOTE = "SENTINEL-NOTE-7f3a"
+DOCUMENT = "SENTINEL-DOCUMENT-7f3a"
+REPORT = "SENTINEL-REPORT-7f3a"
+CONCLUSION = "SENTINEL-CONCLUSION-7f3a"
+SOURCE = "SENTINEL-SOURCE-7f3a"
+REASON = "SENTINEL-REASON-7f3a"
+PHONE = "+34911234567"
+
+NAMES = (
+    ("Quartermain", "Zinnia", date(1970, 3, 5), "female"),
+    ("Vandersloot", "Xerxes", date(1982, 11, 30), "male"),
+    ("Medina", "Jesús", date(1990, 1, 2), "male"),
+    ("Müller", "Ännchen", date(1955, 7, 19), "female"),
+    ("O'Brien", "Siobhán", date(2001, 12, 24), "female"),
+    ("Øster", "Åse", date(1949, 6, 6), "female"),
+    ("Kowalska", "Łucja", date(1977, 4, 4), "female"),
+    ("Nguyễn", "Thị Hoa", date(1988, 8, 18), "female"),
+    ("Abdulrahman", "Yusuf", date(2015, 5, 5), "male"),
+    ("Fitzgerald-Jones", "Persephone", date(1999, 9, 9), "female"),
+    ("Baptiste", "Léon", date(1963, 2, 28), "male"),
+    ("Tanaka", "Hiroshi", date(1936, 10, 10), "male"),
+)
+
+
+@dataclass
+class Hospital:
+    """Numbers of what is there; each is loaded again by whoever wants it, as themselves."""
+
+    branches: list[int] = field(default_factory=list)
+    accounts: dict[str, int] = field(default_factory=dict)
+    """User name -> id of the account."""
+    staff: dict[str, int] = field(default_factory=dict)
+    patients: list[int] = field(default_factory=list)
+    """The first one is the account `patient`; it and the second one have a chart."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Class -> a row of it in the second patient's chart."""
+    own_rows: dict[str, int] = field(default_factory=dict)
+    """Class -> a row of it in the first patient's chart."""
+
+
+def told(family: str, given: str = "Test", **more: Any) -> patients.Demographics:
+    """Demographics with everything a test does not care about filled in."""
+    return patients.Demographics(family=family, given=given, **more)
+
+
+def chart(session: Any, patient_id: int, branch: Branch, practitioner_id: int) -> dict[str, int]:
+    """One row of everything a chart holds, the written ones with a word that can be looked for."""
+    of = {"patient_id": patient_id}
+    visit = Encounter(
+        **of,
+        status="finished",
+        class_code="AMB",
+        type_display="Check-up",
+        reason=REASON,
+        started_at=WHEN,
+        ended_at=WHEN + timedelta(minutes=20),
+        branch_id=branch.id,
+        service_provider_id=branch.organization_id,
+        practitioner_id=practitioner_id,
+    )
+    session.add(visit)
+    session.flush()
+    here = {**of, "encounter_id": visit.id}
+    vital = {"status": "final", "effective_at": WHEN, "code_system": "http://loinc.org"}
+    rows: list[Any] = [
+        visit,
+        Condition(
+            **here,
+            code="44054006",
+            code_display="Diabetes",
+            clinical_status="active",
+            verification_status="confirmed",
+            recorded_at=WHEN,
+        ),
+        AllergyIntolerance(
+            **here,
+            code="91936005",
+            code_display="Penicillin",
+            clinical_status="active",
+            verification_status="confirmed",
+            criticality="high",
+            recorded_at=WHEN,
+            reaction=[{"manifestation": [{"text": "Hives"}]}],
+        ),
+        Observation(
+            **here, **vital, code="8867-4", code_display="Heart rate", category="vital-signs", value_quantity=72
+        ),
+        Procedure(**here, code="80146002", code_display="Appendectomy", status="completed", performed_at=WHEN),
+        Immunization(**here, code="140", code_display="Influenza", status="completed", occurrence_at=WHEN),
+        DiagnosticReport(
+            **here,
+            code="57698-3",
+            code_display="Lipid panel",
+            status="final",
+            category="laboratory",
+            effective_at=WHEN,
+            conclusion=CONCLUSION,
+            presented_form=[{"contentType": "text/plain", "data": REPORT}],
+        ),
+        MedicationRequest(
+            **here,
+            code="860975",
+            code_display="Metformin 500 MG",
+            status="active",
+            authored_at=WHEN,
+            requester_id=practitioner_id,
+            dosage_instruction=[{"text": "One in the morning"}],
+        ),
+        DocumentReference(
+            **here,
+            code="34133-9",
+            code_display="Summary",
+            status="current",
+            title="Letter",
+            author="Dr. Doctor",
+            written_at=WHEN,
+            content=DOCUMENT,
+        ),
+        SourceResource(
+            patient_id=patient_id,
+            source="elsewhere",
+            resource_type="Composition",
+            source_id=f"c{patient_id}",
+            digest=b"0" * 32,
+            content={"text": SOURCE},
+        ),
+    ]
+    for row in rows:
+        clinical.enter(session, row)
+    session.flush()
+    numbers = {type(row).__name__: row.id for row in rows}
+    for code, display, value in (("718-7", "Haemoglobin", 14), ("2345-7", "Glucose", 93)):
+        result = Observation(
+            **here, **vital, code=code, code_display=display, category="laboratory", value_quantity=value
+        )
+        session.add(result)
+        session.flush()
+        numbers["laboratory"] = result.id
+    return numbers
+
+
+def build() -> Hospital:
+    """Two branches, an account for every shipped role, a dozen patients, two of them with a chart."""
+    made = Hospital()
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        organization.found_organization(session, name="Chain")
+        branches = [
+            organization.open_branch(
+                session, name=name, code=code, time_zone=zone, currency=currency, languages=languages, country=country
+            )
+            for name, code, zone, currency, languages, country in (
+                ("Hospital Norte", "NOR", "Europe/Madrid", "EUR", "es en", "ES"),
+                ("Southern General", "SOU", "America/New_York", "USD", "en", "US"),
+            )
+        ]
+        made.branches = [branch.id for branch in branches]
+        for branch in branches:
+            organization.furnish_room(session, branch=branch, name="Room 1")
+        for username, (role, given, family) in PEOPLE.items():
+            account = accounts.open_account(
+                session,
+                username=username,
+                password=PASSWORD,
+                first_name=given,
+                last_name=family,
+                email=f"{username}@example.org",
+                roles=[role],
+            )
+            made.accounts[username] = account.id
+            if role != Role.PATIENT:
+                person = organization.employ(
+                    session,
+                    family=family,
+                    given=given,
+                    home_branch=branches[0],
+                    branches=[branches[1]] if username in ("doctor", "reception") else [],
+                    user_id=account.id,
+                )
+                made.staff[username] = person.id
+        for number, (family, given, born, gender) in enumerate(NAMES):
+            patient = patients.register(
+                session,
+                told(
+                    family,
+                    given,
+                    birth_date=born,
+                    gender=gender,
+                    telecom=[{"system": "phone", "value": f"+3491{1234567 + number}"}],
+                    address=[{"line": [f"Secret Street {number}"], "city": "Madrid", "country": "ES"}],
+                ),
+                identifiers=[("passport", f"PASS{number:04d}")],
+                branch_id=made.branches[number % 2],
+                insist=True,
+            )
+            made.patients.append(patient.id)
+        first = session.get(Patient, made.patients[0])
+        assert first is not None
+        first.user_id = made.accounts["patient"]
+        session.flush()
+        made.own_rows = chart(session, made.patients[0], branches[0], made.staff["doctor"])
+        made.rows = chart(session, made.patients[1], branches[1], made.staff["doctor"])
+        link = PatientLink(patient_id=made.patients[2], other_id=made.patients[3], score=0.8, reasons=["similar name"])
+        session.add(link)
+        session.flush()
+        made.rows["PatientLink"] = link.id
+    with acting(made.accounts["doctor"]), guard.unit_of_work() as session:
+        for numbers, patient_id in ((made.own_rows, made.patients[0]), (made.rows, made.patients[1])):
+            note = ClinicalNote(
+                patient_id=patient_id,
+                title="Progress",
+                author_id=made.staff["doctor"],
+                written_at=WHEN,
+                content={"text": NOTE},
+            )
+            session.add(note)
+            session.flush()
+            numbers["ClinicalNote"] = note.id
+    return made
+
+
+@contextmanager
+def acting(user_id: int, channel: str = "web") -> Iterator[Actor]:
+    """Act as a person with an account, with what the permission tables grant them now."""
+    with guard.acting_as(nobody()):
+        who = guard.who_is(user_id, Origin(channel=channel))
+    assert who is not None
+    with guard.acting_as(who):
+        yield who
+
+
+def number_of(model: Any, *criteria: Any) -> int:
+    """Rows of a table as they are in the database, past the gate."""
+    with guard.engine().connect() as connection:
+        return len(connection.execute(select(model.__table__.c.id).where(*criteria)).all())
+
+
+def stored(model: Any, key: int) -> Any:
+    """A row as it is in the database, past the gate."""
+    table = model.__table__
+    with guard.engine().connect() as connection:
+        return connection.execute(select(table).where(table.c.id == key)).mappings().one_or_none()
