@@ -193,7 +193,7 @@ def _document(text: _Text, name: str) -> Iterator[Received]:
 
 
 def _entries(text: _Text, name: str, shell: dict[str, Any]) -> Iterator[Received]:
-    """The entries of a Bundle. What looks like none, in what may be no Bundle (a List has them too), stays in the shell."""
+    """The entries of a Bundle. What looks like none, in what may be none (a List has them too), stays in the shell."""
     text.take("[")
     number = 0
     while text.peek() != "]":

@@ -205,8 +205,9 @@ class Import:
         try:
             item = self.item(found)
         except Invalid as refusal:
-            kind = found.resource.get("resourceType") if isinstance(found.resource, dict) else None
-            self.refuse(found.file, found.place, kind if isinstance(kind, str) else "", "", str(refusal))
+            said = found.resource if isinstance(found.resource, dict) else {}
+            kind, name = (part if isinstance(part, str) else "" for part in (said.get("resourceType"), said.get("id")))
+            self.refuse(found.file, found.place, kind, name, str(refusal))
             return
         self.add(item)
 

@@ -150,6 +150,11 @@ def words(value: Any) -> Any:
     return str(value)
 
 
+def day(value: datetime | None) -> str:
+    """The day of an instant, by the branch's clock."""
+    return str(words(value.astimezone(branch_zone()).date())) if value else "—"
+
+
 # ---- screens -----------------------------------------------------------------------------------------------------
 
 
@@ -542,6 +547,7 @@ __all__ = [
     "RecordInterface",
     "RecordView",
     "SignInFirst",
+    "day",
     "explain",
     "open_to",
     "open_to_all",

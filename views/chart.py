@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from app.errors import NotFound
 from app.services import clinical
 from models.clinical import AllergyIntolerance, Observation
 from models.patients import Patient
-from views.base import Page, open_to, words
+from views.base import Page, day, open_to, words
 from views.home import remember
 from views.people import GENDERS, SEXES, age, born, name_of, phones
 
@@ -212,23 +213,48 @@ def allergy(row: AllergyIntolerance) -> dict[str, Any]:
         "status": row.clinical_status or "",
         "verification": row.verification_status or "",
         "category": ", ".join(row.category or []),
-        "when": words(row.recorded_at),
+        "when": day(row.recorded_at),
     }
+
+
+UNITS = str.maketrans({"{": "", "}": "", "[": "", "]": ""})
+SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+PERIODS = {"h": lazy_gettext("hour"), "d": lazy_gettext("day"), "wk": lazy_gettext("week"), "mo": lazy_gettext("month")}
+SYSTOLIC = "8480-6"
+"""LOINC: the first of the two numbers of a blood pressure."""
+
+
+def unit(ucum: str | None) -> str:
+    """A UCUM unit as it is written on paper: mm[Hg] is mmHg, 10*3/uL is 10³/µL."""
+    text = re.sub(r"10\*(-?\d+)", lambda power: "10" + power[1].translate(SUPERSCRIPT), ucum or "")
+    return re.sub(r"\bu(?=[A-Za-z])", "µ", text.translate(UNITS))
+
+
+def components(row: Observation) -> list[dict[str, Any]]:
+    """The quantities of a panel; of a blood pressure the systolic one first, however they were sent."""
+    found = [part for part in row.component or [] if "value" in (part.get("valueQuantity") or {})]
+    return sorted(found, key=lambda part: (part.get("code", {}).get("coding") or [{}])[0].get("code") != SYSTOLIC)
 
 
 def measured(row: Observation) -> str:
     """A value with its unit, or what was found in words; the parts of a panel one after the other."""
     if row.value_quantity is not None:
-        return f"{format_decimal(round(row.value_quantity, 2))} {row.value_unit or ''}".strip()
+        return f"{format_decimal(round(row.value_quantity, 2))} {unit(row.value_unit)}".strip()
     if row.value_text:
         return row.value_text
-    parts = []
-    for component in row.component or []:
-        quantity = component.get("valueQuantity") or {}
-        if "value" in quantity:
-            parts.append(f"{format_decimal(round(float(quantity['value']), 1))}")
-    unit = ((row.component or [{}])[0].get("valueQuantity") or {}).get("unit", "")
-    return f"{' / '.join(parts)} {unit}".strip() if parts else "—"
+    quantities = [part["valueQuantity"] for part in components(row)]
+    if not quantities:
+        return "—"
+    numbers = " / ".join(str(format_decimal(round(float(quantity["value"])))) for quantity in quantities)
+    return f"{numbers} {unit(quantities[0].get('code') or quantities[0].get('unit'))}"
+
+
+def _height(row: Observation) -> float | None:
+    """The number a curve is drawn through; of a panel, its first."""
+    if row.value_quantity is not None:
+        return float(row.value_quantity)
+    quantities = components(row)
+    return float(quantities[0]["valueQuantity"]["value"]) if quantities else None
 
 
 def _range(row: Observation) -> str:
@@ -253,16 +279,16 @@ def observation_groups(rows: Sequence[Observation]) -> list[dict[str, Any]]:
     for found in by_code.values():
         latest = found[0]
         points = [
-            {"t": int(row.effective_at.timestamp() * 1000), "v": float(row.value_quantity)}
+            {"t": int(row.effective_at.timestamp() * 1000), "v": height}
             for row in reversed(found)
-            if row.value_quantity is not None and row.effective_at is not None
+            if (height := _height(row)) is not None and row.effective_at is not None
         ]
         groups.append(
             {
                 "display": latest.code_display,
                 "code": latest.code,
                 "category": latest.category,
-                "unit": latest.value_unit or "",
+                "unit": unit(latest.value_unit),
                 "latest": measured(latest),
                 "when": words(latest.effective_at),
                 "flag": latest.interpretation if latest.interpretation in FLAGS else None,
@@ -282,20 +308,20 @@ def _dose(instructions: Sequence[dict[str, Any]]) -> str:
             said.append(str(dose["text"]))
             continue
         repeat = (dose.get("timing") or {}).get("repeat") or {}
-        amount = ((dose.get("doseAndRate") or [{}])[0].get("doseQuantity") or {}).get("value")
-        parts = [f"{amount}" if amount is not None else ""]
-        if repeat.get("frequency"):
+        quantity = (dose.get("doseAndRate") or [{}])[0].get("doseQuantity") or {}
+        parts = []
+        if "value" in quantity:
+            parts.append(f"{format_decimal(quantity['value'])} {unit(quantity.get('unit'))}".strip())
+        if times := repeat.get("frequency"):
+            every, period = repeat.get("period", 1), PERIODS.get(repeat.get("periodUnit", "d"), "")
             parts.append(
-                gettext(
-                    "%(n)s times in %(p)s %(u)s",
-                    n=repeat["frequency"],
-                    p=repeat.get("period", 1),
-                    u=repeat.get("periodUnit", "d"),
-                )
+                gettext("%(n)s times a %(period)s", n=times, period=period)
+                if every == 1
+                else gettext("%(n)s times in %(every)s %(period)ss", n=times, every=every, period=period)
             )
         if dose.get("asNeededBoolean"):
             parts.append(gettext("as needed"))
-        said.append(" ".join(part for part in parts if part))
+        said.append(", ".join(str(part) for part in parts if part))
     return "; ".join(part for part in said if part)
 
 
@@ -304,8 +330,8 @@ def _condition(row: Any) -> dict[str, Any]:
         "display": row.code_display,
         "code": row.code,
         "status": row.clinical_status or "",
-        "onset": words(row.onset_at),
-        "abatement": words(row.abatement_at) if row.abatement_at else "",
+        "onset": day(row.onset_at),
+        "abatement": day(row.abatement_at) if row.abatement_at else "",
     }
 
 
@@ -314,7 +340,7 @@ def _medication(row: Any) -> dict[str, Any]:
         "display": row.code_display,
         "dose": _dose(row.dosage_instruction),
         "status": row.status,
-        "authored": words(row.authored_at),
+        "authored": day(row.authored_at),
         "prescriber": row.requester.name if row.requester else "",
         "reason": row.reason,
     }
@@ -334,11 +360,11 @@ def _visit(row: Any) -> dict[str, Any]:
 
 
 def _immunisation(row: Any) -> dict[str, Any]:
-    return {"display": row.code_display, "when": words(row.occurrence_at), "status": row.status}
+    return {"display": row.code_display, "when": day(row.occurrence_at), "status": row.status}
 
 
 def _procedure(row: Any) -> dict[str, Any]:
-    return {"display": row.code_display, "when": words(row.performed_at), "status": row.status, "reason": row.reason}
+    return {"display": row.code_display, "when": day(row.performed_at), "status": row.status, "reason": row.reason}
 
 
 def _report(row: Any) -> dict[str, Any]:

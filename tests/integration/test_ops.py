@@ -1,6 +1,7 @@
 """Starting and ending: the servers we bring along, the processes we watch, and what is said when it cannot be."""
 
 import errno
+import http.client
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -22,7 +24,7 @@ from redis.retry import Retry
 
 from ops import doctor
 from ops.errors import CannotStart, Stopped, sentence
-from ops.home import HomeTaken, Running, connected, held, kept_secret, running
+from ops.home import MARK, HomeTaken, Running, connected, held, kept_secret, running
 from ops.processes import LINUX, Process, command_of, marked
 from ops.servers import Servers, embedded, free_port, started
 from ops.supervisor import BACK_OFF, Watched, check_port, stop_all, stoppable
@@ -61,6 +63,18 @@ def home() -> Iterator[Path]:
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder)
+
+
+def children(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def listens(pid: int, port: int) -> bool:
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in psutil.Process(pid).net_connections())
+
+
+def listens_anew(supervisor: int, port: int, before: int) -> bool:
+    return any(pid != before and listens(pid, port) for pid in children(supervisor))
 
 
 def process(tmp_path: Path, command: list[str], patience: float = 30.0) -> Process:
@@ -482,3 +496,85 @@ def test_a_home_that_is_a_file_is_told(tmp_path: Path) -> None:
     refused = run_py("doctor", WARDBOOK_HOME=str(tmp_path / "var"))
     assert refused.returncode == 1
     assert "is not a folder" in refused.stderr
+
+
+# The whole house
+
+
+@pytest.mark.timeout(300)  # a whole start, twice, maybe on a busy machine
+def test_the_whole_house_starts_is_found_survives_a_death_and_ends_without_a_trace(home: Path) -> None:
+    named = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
+    port = free_port()
+    environ = {
+        **named,
+        "WARDBOOK_HOME": str(home),
+        "WARDBOOK_ENV": "production",
+        "WARDBOOK_SECRET_KEY": "3f9a1c5be07d42868b1e0d7c6a5f4e3d2c1b0a99",
+        "WARDBOOK_WORKERS": "1",
+        "PORT": str(port),
+    }
+    command = [sys.executable, str(PROJECT / "run.py")]
+
+    def ask(path: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+
+    with subprocess.Popen(
+        [*command, "run"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/"
+    ) as house:
+        assert house.stdout
+        said: list[str] = []
+        try:
+            for line in house.stdout:
+                said.append(line)
+                if "Ctrl-C" in line:
+                    break
+            assert f"  Open      http://127.0.0.1:{port}\n" in said, "".join(said)
+            assert not [line for line in said if "wardbook-demo" in line]
+            assert ask("/healthz") == 200
+
+            again = subprocess.run([*command, "run"], env=environ, capture_output=True, text=True, check=False)
+            assert again.returncode == 1
+            assert f"already running at http://127.0.0.1:{port}" in again.stderr
+            look = subprocess.run([*command, "doctor"], env=environ, capture_output=True, text=True, check=False)
+            assert "newest migration" in look.stdout
+            assert look.returncode == 0, look.stdout
+
+            (web,) = [pid for pid in children(house.pid) if listens(pid, port)]
+            os.kill(web, signal.SIGKILL)
+            assert eventually(lambda: ask("/healthz") == 200 and listens_anew(house.pid, port, web))
+        finally:
+            house.terminate()
+            rest = house.stdout.read()
+        assert "Stopped" in rest, rest
+    assert house.returncode == 0
+    with held(home) as hold:
+        assert marked(f"{MARK}={hold.environment[MARK]}") == []
+    assert not (home / "postgres" / "postmaster.pid").exists()
+
+
+@pytest.mark.timeout(300)
+def test_demo_accounts_do_not_go_into_production(home: Path) -> None:
+    environ = {
+        "WARDBOOK_HOME": str(home),
+        "WARDBOOK_ENV": "production",
+        "WARDBOOK_SECRET_KEY": "3f9a1c5be07d42868b1e0d7c6a5f4e3d2c1b0a99",
+        "PORT": str(free_port()),
+    }
+    assert run_py("migrate", **environ).returncode == 0
+    with embedded(home, need_redis=False, need_trail=False) as servers, open_database(servers.database_url) as door:
+        door.execute(
+            "INSERT INTO ab_user (id, first_name, last_name, username, email, active)"
+            " VALUES (1, 'A', 'B', 'doctor', 'doctor@demo.wardbook.example', true)"
+        )
+    refused = run_py("run", **environ)
+    assert refused.returncode == 1
+    assert "the database holds demo accounts" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert running(home) is None

@@ -264,7 +264,7 @@ class Find {
 
   line(patient) {
     const words = patient.name.replace(",", " ").split(/\s+/).filter(Boolean);
-    const initials = ((words[0] ?? "?")[0] + (words.length > 1 ? words.at(-1)[0] : "")).toUpperCase();
+    const initials = ((words[0] ?? "?")[0] + (words[1]?.[0] ?? "")).toUpperCase();
     const name = make("span", { class: "hit-name" });
     let at = 0;
     for (const [start, length] of [...(patient.marks ?? [])].sort((a, b) => a[0] - b[0])) {
@@ -459,9 +459,7 @@ function pickers() {
       (to < 0 ? filter : open[to])?.focus();
     });
     const long = lines.length > 8;
-    const top = make("div", { class: "picker-top" }, long ? filter : make("span", {}), count);
-    const picker = make("div", { class: "picker", "data-picker-for": select.id }, top, list, none);
-    if (!long) top.classList.add("short");
+    const picker = make("div", { class: "picker", "data-picker-for": select.id }, long ? make("div", { class: "picker-top" }, filter, count) : null, list, none);
     told();
     select.hidden = true;
     select.after(picker);
