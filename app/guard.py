@@ -6,20 +6,26 @@ for, it refuses (Ungated), so a new kind of statement fails closed.
 
 from __future__ import annotations
 
+import select as select_ready
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
+import psycopg
 import structlog
-from sqlalchemy import Engine, Table, create_engine, event, insert, inspect, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, Select, Table, create_engine, event, insert, inspect, select, text
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import (
+    Load,
+    LoaderCriteriaOption,
     Mapper,
     ORMExecuteState,
     QueryContext,
+    RelationshipProperty,
     Session,
     UOWTransaction,
     scoped_session,
@@ -28,9 +34,11 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql import ClauseElement
-from sqlalchemy.sql.elements import ColumnClause, Label, TextClause
-from sqlalchemy.sql.functions import count
-from sqlalchemy.sql.selectable import ScalarSelect, TableClause, TextualSelect
+from sqlalchemy.sql.elements import ColumnClause, Label
+from sqlalchemy.sql.functions import FunctionElement, count
+from sqlalchemy.sql.operators import custom_op
+from sqlalchemy.sql.selectable import Alias, ScalarSelect, TableClause
+from sqlalchemy.sql.util import surface_expressions
 
 from app import actor as actors
 from app import policy, trail
@@ -45,6 +53,14 @@ log = structlog.get_logger(__name__)
 class GuardedSession(Session):
     """A session that knows whose it is."""
 
+    def _past_the_flush(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """SQLAlchemy's bulk methods write without a flush, and so without the gate."""
+        raise Ungated
+
+    bulk_save_objects = _past_the_flush
+    bulk_insert_mappings = _past_the_flush
+    bulk_update_mappings = _past_the_flush
+
 
 session: scoped_session[GuardedSession] = scoped_session(
     sessionmaker(class_=GuardedSession, expire_on_commit=False),
@@ -58,10 +74,42 @@ _engine: Engine | None = None
 def connect(database_url: str, **options: Any) -> Engine:
     """Open the database for this process. Bind values never reach a log or an error text."""
     global _engine
-    _engine = create_engine(database_url, pool_pre_ping=True, hide_parameters=True, **options)
+    _engine = create_engine(database_url, hide_parameters=True, **options)
+    event.listen(_engine, "checkout", _still_there)
     session.remove()
-    session.configure(bind=_engine)
+    # Reading needs no transaction: every statement sees what is committed, as it would within one (READ COMMITTED).
+    session.configure(bind=_engine.execution_options(isolation_level="AUTOCOMMIT"))
     return _engine
+
+
+RESTED = 30.0
+"""Seconds after which a connection is asked whether it is still there before it is used."""
+
+
+def _still_there(connection: Any, record: Any, _proxy: Any) -> None:
+    """A connection the server has ended is noticed before it is used, without a question to the server.
+
+    A server that ends says so, which makes the idle connection readable; one that vanished is found out by asking.
+    """
+    now = time.monotonic()
+    waiting = select_ready.poll()
+    waiting.register(connection.pgconn.socket, select_ready.POLLIN)
+    if waiting.poll(0) or now - record.info.get("used", 0.0) > RESTED:
+        try:
+            connection.rollback()
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except psycopg.Error as error:
+            raise DisconnectionError from error
+    record.info["used"] = now
+
+
+def transact(current: Session) -> None:
+    """Begin a transaction, where reading has gone on without one: for whatever writes, or holds a row."""
+    connection = current.connection().connection.dbapi_connection
+    assert connection is not None
+    if connection.autocommit:
+        connection.autocommit = False
 
 
 def engine() -> Engine:
@@ -132,6 +180,7 @@ def unit_of_work() -> Iterator[GuardedSession]:
         return
     current.info["in_unit_of_work"] = True
     try:
+        transact(current)
         yield current
         current.commit()
     except SQLAlchemyError as error:
@@ -252,6 +301,29 @@ class Verdict:
 
 
 LOOSE = "columns instead of objects"
+BARE = "a table without its class"
+KNOWN = {
+    *("select", "compound_select", "table", "join", "alias", "subquery", "cte", "select_statement_grouping", "memoized_select_entities"),
+    *("column", "label", "label_reference", "bindparam", "null", "true", "false", "typeclause", "cast", "case"),
+    *("binary", "unary", "grouping", "clauselist", "expression_clauselist", "tuple", "function", "over", "funcfilter"),
+}
+"""The kinds of element (SQLAlchemy's visit names) a statement may be built of; raw text is none of them."""
+WRITES = {"insert", "update", "delete"}
+"""Further kinds a statement as a whole may be, over tables that are not behind the gate."""
+FUNCTIONS = {
+    *("count", "min", "max", "sum", "coalesce", "greatest", "least", "row_number", "now", "date_trunc"),
+    *("lower", "upper", "length", "similarity", "unaccent", "wb_fold"),
+    *("nextval", "pg_get_serial_sequence", "generate_series"),
+}
+"""Functions of the database that do nothing but reckon, or draw a number. Others may run text, or read what they like."""
+SYMBOLS = frozenset("+-*/<>=~!@#%^&|`?")
+"""What an operator is made of; one with letters in it could be anything."""
+
+
+OURS = "gate"
+"""The annotation of the criteria the gate itself adds to a statement."""
+
+
 _verdicts: dict[Any, Verdict] = {}
 _by_table: dict[Table, Mapper[Any]] = {}
 
@@ -271,6 +343,9 @@ def walk(statement: ClauseElement) -> Verdict:
     found: dict[Mapper[Any], None] = {}
     mentioned: set[tuple[str, str]] = set()
     fault: str | None = None
+    bare = False
+    narrowed = narrowed_anyway(statement)
+    beside: list[RelationshipProperty[Any]] = []
     stack: list[Any] = [statement]
     visited: set[int] = set()
     while stack:
@@ -278,18 +353,29 @@ def walk(statement: ClauseElement) -> Verdict:
         if id(element) in visited:
             continue
         visited.add(id(element))
-        if isinstance(element, TextClause | TextualSelect):
-            fault = "raw text"
+        kind = element.__visit_name__
+        if kind not in KNOWN and not (element is statement and kind in WRITES):
+            fault = f"a {kind}"
         elif isinstance(element, TableClause):
             plain = getattr(element, "_deannotate", lambda e=element: e)()
             if not isinstance(plain, Table):
                 fault = "a table by its bare name"
             elif plain in tables:
                 found[tables[plain]] = None
+                bare = bare or not stands_for(element, tables[plain])
             continue
+        elif isinstance(element, Alias) and element.element in tables:
+            found[tables[element.element]] = None
+            bare = bare or not stands_for(element, tables[element.element])
+            continue
+        elif isinstance(element, FunctionElement):
+            if element.name not in FUNCTIONS or getattr(element, "packagenames", ()):
+                fault = f"the function {element.name}"
         elif isinstance(element, ColumnClause):
-            if element.is_literal and element.name != "*":
+            if element.name != "*" and (element.is_literal or element.table is None):
                 fault = "a literal column"
+            if element.table is not None and not isinstance(element.table, Table):
+                stack.append(element.table)
             for base in element.base_columns:
                 owner = getattr(base, "table", None)
                 owner = owner._deannotate() if owner is not None and hasattr(owner, "_deannotate") else owner
@@ -297,17 +383,62 @@ def walk(statement: ClauseElement) -> Verdict:
                     mapper = tables[owner]
                     found[mapper] = None
                     mentioned.add((mapper.class_.resource(), str(base.key)))
-        if getattr(element, "_hints", None) or getattr(element, "_statement_hints", None):
+                    if isinstance(element.table, Table | Alias) and not stands_for(element, mapper):
+                        bare = bare or (id(element), mapper) not in narrowed
+        operator = getattr(element, "operator", None)
+        if isinstance(operator, custom_op) and not SYMBOLS.issuperset(operator.opstring):
+            fault = "an operator of letters"
+        if any(getattr(element, name, None) for name in ("_hints", "_statement_hints", "_prefixes", "_suffixes")):
             fault = "a hint"
-        stack.extend(element.get_children())
+        for option in getattr(element, "_with_options", ()):
+            if isinstance(option, Load):
+                for part in option.context:
+                    if part._extra_criteria:
+                        fault = "a criterion on the side"
+                    if ("lazy", "joined") in (part.strategy or ()):
+                        beside.extend(step for step in part.path.path if isinstance(step, RelationshipProperty))
+            elif isinstance(option, LoaderCriteriaOption) and not of_the_gate(option):
+                fault = "a criterion on the side"
+        # The tables a select takes from its columns stand for whatever the columns stand for, which is looked at here.
+        shown = super(Select, element) if isinstance(element, Select) else element
+        stack.extend(shown.get_children(omit_attrs=("_correlate", "_correlate_except")))
+    fault = fault or (BARE if bare else None)
+    # What is loaded along with the objects in the same statement is not named in it.
+    beside.extend(r for mapper in found for r in mapper.relationships if r.lazy == "joined")
+    while beside:
+        mapper = beside.pop().mapper
+        if mapper.local_table in tables and mapper not in found:
+            found[mapper] = None
+            beside.extend(r for r in mapper.relationships if r.lazy == "joined")
     if found and fault is None:
         fault = loose(statement)
     return Verdict(tuple(found), frozenset(mentioned), fault)
 
 
+def narrowed_anyway(statement: Any) -> set[tuple[int, Any]]:
+    """Columns a statement compares in its own WHERE, with the classes it gives: `session.get` strips them of theirs."""
+    if not isinstance(statement, Select):
+        return set()
+    given = [getattr(wanted, "_annotations", {}).get("parententity") for wanted in statement._raw_columns]
+    compared = [part for criterion in statement._where_criteria for part in surface_expressions(criterion)]
+    return {(id(part), mapper) for part in compared for mapper in given if isinstance(mapper, Mapper)}
+
+
+def stands_for(element: Any, mapper: Mapper[Any]) -> bool:
+    """Whether a table or column is there for our own class; only then SQLAlchemy narrows it to the actor's rows."""
+    entity = getattr(element, "_annotations", {}).get("parententity")
+    return getattr(entity, "mapper", None) is mapper
+
+
+def of_the_gate(option: LoaderCriteriaOption) -> bool:
+    """Whether a criterion beside the statement is one of the gate's own."""
+    criterion = option.where_criteria
+    return criterion is not None and OURS in getattr(criterion, "_annotations", {})
+
+
 def loose(statement: Any) -> str | None:
     """What keeps a statement over protected tables from giving whole objects only; None where nothing does."""
-    if not getattr(statement, "is_select", False):
+    if not isinstance(statement, Select):
         return "a bulk write"
     for described in statement.column_descriptions:
         wanted = described["expr"]
@@ -346,11 +477,18 @@ def verdict_on(statement: Any) -> Verdict:
 @event.listens_for(GuardedSession, "do_orm_execute")
 def _read(state: ORMExecuteState) -> None:
     """Scope every select to what the actor may see, and refuse every statement the gate cannot vouch for."""
+    held = getattr(state.statement, "_for_update_arg", None) is not None or "yield_per" in state.execution_options
+    if held or not state.is_select:
+        transact(state.session)
     if state.is_column_load:
+        # More of an object that this actor was shown or made; one that came in any other way is not vouched for.
+        target = state.load_options._refresh_state.obj()
+        if isinstance(target, Protected) and getattr(target, "_shown_to", None) is not actors.acting():
+            raise Ungated
         return
     verdict = verdict_on(state.statement)
     # A relationship's own loader selects the key it joins by beside the objects; nobody else can make such a statement.
-    loading = state.is_relationship_load and verdict.fault == LOOSE
+    loading = state.is_relationship_load and verdict.fault in (LOOSE, BARE)
     if verdict.fault and not loading and (verdict.mappers or verdict.fault != LOOSE):
         log.error("guard.ungated", fault=verdict.fault)
         raise Ungated
@@ -370,7 +508,12 @@ def _read(state: ORMExecuteState) -> None:
             criterion = scope(mapper.class_, actor)
             if criterion is not None:
                 state.statement = state.statement.options(
-                    with_loader_criteria(mapper.class_, criterion, include_aliases=True, propagate_to_loaders=False)
+                    with_loader_criteria(
+                        mapper.class_,
+                        criterion._annotate({OURS: True}),
+                        include_aliases=True,
+                        propagate_to_loaders=False,
+                    )
                 )
     if rights.masked:
         for resource, attribute in verdict.mentioned:
@@ -380,6 +523,10 @@ def _read(state: ORMExecuteState) -> None:
 
 @event.listens_for(Protected, "load", propagate=True)
 def _loaded(target: Any, context: QueryContext) -> None:
+    at_work = actors.acting()
+    if at_work is not None and ("read", target.resource()) not in at_work.actor.rights.actions:
+        raise refuse("read", target.resource())
+    target._shown_to = at_work
     _blank_and_note(target, None)
 
 
@@ -436,6 +583,7 @@ def changed_fields(target: Any) -> list[str]:
 @event.listens_for(GuardedSession, "before_flush")
 def _write(current: Session, _context: UOWTransaction, _instances: Any) -> None:
     """Every row written is granted, in scope, and touches nothing masked; otherwise all of it is refused."""
+    transact(current)
     changes: list[tuple[str, Any, list[str]]] = current.info.setdefault("changes", [])
     for action, targets in (("create", current.new), ("update", current.dirty), ("delete", current.deleted)):
         for target in targets:
@@ -487,6 +635,7 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
     for action, target, _fields in changes:
         if isinstance(target, Protected) and action != "delete":
             _within_rows(current, action, target)
+            target._shown_to = actors.acting()  # type: ignore[attr-defined]
     at_work = actors.acting()
     who = trail.agent(at_work.actor if at_work else actors.nobody())
     grouped: dict[tuple[str, int | None], dict[str, dict[str, Any]]] = {}

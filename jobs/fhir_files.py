@@ -87,7 +87,7 @@ class _Text:
             self.text += self.decoder.decode(block, final=self.ended)
         except UnicodeDecodeError as error:
             raise Broken(self.place(), "this is not UTF-8") from error
-        return True
+        return not self.ended
 
     def peek(self) -> str:
         """The next character that is no blank; empty at the end."""

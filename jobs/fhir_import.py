@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
@@ -260,12 +260,16 @@ class Import:
         self.flush()
         while len(self.waiting):
             spill, self.waiting = self.waiting, Spill()
-            for item in spill:
-                self.add(item)
-            self.flush()
-            if len(self.waiting) >= len(spill) and self.patience < Patience.REFUSE:
-                self.patience = Patience(self.patience + 1)
-            spill.close()
+            with closing(spill):
+                for item in spill:
+                    self.add(item)
+                self.flush()
+                if len(self.waiting) >= len(spill) and self.patience < Patience.REFUSE:
+                    self.patience = Patience(self.patience + 1)
+
+    def close(self) -> None:
+        """Give back what was spilled."""
+        self.waiting.close()
 
     def refuse(self, file: str, place: str, kind: str, name: str, reason: str) -> None:
         """One line for what is not taken."""
@@ -352,7 +356,7 @@ class Spill:
     """Resources that wait, in the order they came."""
 
     def __init__(self) -> None:
-        self.file = SpooledTemporaryFile(max_size=SPILL_IN_MEMORY)  # noqa: SIM115 (closed by settle, or with the process)
+        self.file = SpooledTemporaryFile(max_size=SPILL_IN_MEMORY)  # noqa: SIM115 (closed below)
         self.number = 0
 
     def __len__(self) -> int:
@@ -762,14 +766,15 @@ class Chunk:
         return Verdict.UPDATED
 
 
+def _teach(connection: Any, _record: object) -> None:
+    set_json_dumps(_exact, connection)
+
+
 def exact_numbers(engine: Engine) -> None:
     """Let connections write the decimals of a resource with the digits they came with."""
-
-    def teach(connection: Any, _record: object) -> None:
-        set_json_dumps(_exact, connection)
-
-    engine.dispose()
-    event.listen(engine, "connect", teach)
+    if not event.contains(engine, "connect", _teach):
+        event.listen(engine, "connect", _teach)
+        engine.dispose()
 
 
 @contextmanager
@@ -814,12 +819,13 @@ def main(
         return 2
     try:
         engine = guard.engine()
+        exact_numbers(engine)
         with alone(engine, source) as mine:
             if not mine:
                 err.write("Another import of this source is at work.\n")
                 return 2
-            exact_numbers(engine)
-            return run(files, Import(source, zone, lambda line: tqdm.write(line, file=err)), out, err)
+            with closing(Import(source, zone, lambda line: tqdm.write(line, file=err))) as work:
+                return run(files, work, out, err)
     except (NotRecorded, OutOfService) as refusal:
         err.write(f"{refusal}\nWhat was read so far is in; run the same command again to go on.\n")
         return 2

@@ -989,6 +989,10 @@ def read(resource: Json, zone: tzinfo) -> Reading:
     left = {name for name in resource if name not in shape.elements}
     left.discard("extension")
     left.update(reading.left)
+    for name, value in resource.items():
+        concepts = value if isinstance(value, list) else [value]
+        if any(isinstance(c, dict) and isinstance(c.get("coding"), list) and len(c["coding"]) > 1 for c in concepts):
+            left.add(f"{name}.coding")
     for found in rows(resource, "extension"):
         url = string(found, "url")
         if not url.endswith(("us-core-birthsex", "patient-sexParameterForClinicalUse")):

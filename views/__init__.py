@@ -18,7 +18,7 @@ from flask_talisman import Talisman
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import guard, trail
-from views import errors, security
+from views import errors, security, speech
 
 HERE = Path(__file__).parent
 
@@ -28,20 +28,32 @@ class Settings(Protocol):
 
     @property
     def production(self) -> bool: ...
-
-    environment: str
-    debug: bool
-    database_url: str
-    redis_url: str
-    trail_redis_url: str
-    secret_key: str
-    spool_directory: Path
-    threads: int
-    trusted_proxies: int
-    idle_minutes: int
-    default_language: str
-    log_level: str
-    public_url: str
+    @property
+    def environment(self) -> str: ...
+    @property
+    def debug(self) -> bool: ...
+    @property
+    def database_url(self) -> str: ...
+    @property
+    def redis_url(self) -> str: ...
+    @property
+    def trail_redis_url(self) -> str: ...
+    @property
+    def secret_key(self) -> str: ...
+    @property
+    def spool_directory(self) -> Path: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def trusted_proxies(self) -> int: ...
+    @property
+    def idle_minutes(self) -> int: ...
+    @property
+    def default_language(self) -> str: ...
+    @property
+    def log_level(self) -> str: ...
+    @property
+    def public_url(self) -> str: ...
 
 
 def create_app(settings: Settings) -> Flask:
@@ -71,6 +83,7 @@ def create_app(settings: Settings) -> Flask:
         builder = AppBuilder(security_manager_class=security.Security, indexview=_home(), update_perms=False)
         builder.init_app(app, guard.session)
         _register(builder)
+    speech.install(app)
     security.limit_sign_in(app, builder.sm)
     app.teardown_request(security.unbind)
     app.context_processor(spoken)

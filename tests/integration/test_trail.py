@@ -467,9 +467,10 @@ def test_a_drainer_killed_before_its_commit_loses_nothing(house: House) -> None:
                 assert victim.poll() is None
                 time.sleep(0.01)
             victim.kill()
+    while house.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
+        time.sleep(0.01)  # until the server has noticed
     assert not house.lines(patient_id=changed["patient_id"])
     assert house.number("SELECT count(*) FROM audit_outbox") == 1
-    drainer.drain()
     drainer.drain()
     for arrived in (line, changed):
         assert len(house.lines(patient_id=arrived["patient_id"])) == 1

@@ -368,7 +368,7 @@ def test_what_no_column_holds_is_named() -> None:
         {"multipleBirthInteger": 0},
         {"identifier": [{"value": 5}]},
         {"photo": [{"data": "!"}]},
-        {"extension": {}},
+        {"extension": {"url": "x"}},
     ],
 )
 def test_what_is_not_shaped_like_fhir_is_refused_without_its_value(elements: dict[str, Any]) -> None:
@@ -478,7 +478,9 @@ def test_a_bundle_in_a_bundle_is_unpacked(tmp_path: Path) -> None:
     ("text", "read_before", "place", "reason"),
     [
         (BUNDLE[:-30], 1, "line 2", "ends too early"),
-        (BUNDLE.replace('"n":2', '"n":,'), 1, "line 2, column 43", "broken JSON"),
+        (BUNDLE[: BUNDLE.index("{", 130)], 1, "line 2, column 1", "ends too early"),
+        (BUNDLE[: BUNDLE.index("1.20") + 2], 0, "line 1", "ends too early"),
+        (BUNDLE.replace('"n":2', '"n":,'), 1, "line 2, column 41", "broken JSON"),
         (BUNDLE.replace(",\n", "\n"), 1, "line 2, column 1", "expected"),
         (BUNDLE.replace("1.20", "NaN"), 0, "line 1", "cannot be"),
         ("", 0, "", ""),

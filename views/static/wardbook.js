@@ -316,7 +316,7 @@ function keys() {
 
 function questions() {
   const dialog = $("#confirm");
-  const yes = dialog && $("[data-confirm-yes]", dialog);
+  const yes = dialog && $("[data-yes]", dialog);
   const usual = yes?.textContent;
   document.addEventListener("submit", (event) => {
     const form = event.target;
@@ -419,11 +419,12 @@ const dirty = new Set();
 function pickers() {
   for (const select of $$("select[multiple][data-picker]")) {
     const say = select.dataset;
+    if (matrix(select)) continue;
     const label = $(`label[for="${select.id}"]`);
     const filter = make("input", { type: "text", placeholder: say.sayFilter, "aria-label": `${label?.textContent.trim() ?? ""}: ${say.sayFilter}`, autocomplete: "off", spellcheck: "false" });
     const count = make("output", {});
-    const none = make("p", { class: "picker-none", hidden: true }, say.sayNone);
-    const list = make("ul", { class: "picker-list", role: "group", "aria-label": label?.textContent.trim() });
+    const none = make("p", { class: "picker-none", hidden: select.options.length > 0 }, say.sayNone);
+    const list = make("div", { class: "picker-list", role: "group", "aria-label": label?.textContent.trim() });
     const told = () => { count.textContent = say.sayCount.replaceAll("{n}", select.selectedOptions.length); };
     const lines = [...select.options].map((option) => {
       const tick = make("input", { type: "checkbox" });
@@ -433,7 +434,7 @@ function pickers() {
         told();
         select.dispatchEvent(new Event("input", { bubbles: true }));
       });
-      return { line: make("li", {}, make("label", {}, tick, make("span", {}, option.textContent))), text: option.textContent.toLowerCase(), option };
+      return { line: make("label", {}, tick, make("span", {}, option.textContent)), text: option.textContent.toLowerCase(), option };
     });
     lines.sort((a, b) => b.option.selected - a.option.selected || a.text.localeCompare(b.text));
     list.append(...lines.map(({ line }) => line));
@@ -448,13 +449,13 @@ function pickers() {
     });
     filter.addEventListener("keydown", (event) => {
       if (event.key === "Enter") event.preventDefault();
-      if (event.key === "ArrowDown") { event.preventDefault(); $("li:not([hidden]) input", list)?.focus(); }
+      if (event.key === "ArrowDown") { event.preventDefault(); $("label:not([hidden]) input", list)?.focus(); }
     });
     list.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
       if (!step) return;
       event.preventDefault();
-      const open = $$("li:not([hidden]) input", list);
+      const open = $$("label:not([hidden]) input", list);
       const to = open.indexOf(document.activeElement) + step;
       (to < 0 ? filter : open[to])?.focus();
     });
@@ -465,6 +466,36 @@ function pickers() {
     select.after(picker);
     label?.addEventListener("click", (event) => { event.preventDefault(); (long ? filter : $("input", list))?.focus(); });
   }
+}
+
+/** Permissions ("can read on Patient") as a table: a row for each kind of record, a column for each deed. */
+function matrix(select) {
+  const found = [...select.options].map((option) => ({ option, parts: /^can[ _](\w+) on (\w+)$/.exec(option.textContent.trim()) }));
+  if (found.length < 6 || !found.every(({ parts }) => parts)) return false;
+  const words = JSON.parse(select.dataset.sayDeeds ?? "{}");
+  const order = ["read", "create", "update", "delete"];
+  const rank = (deed) => (order.includes(deed) ? order.indexOf(deed) : order.length);
+  const deeds = [...new Set(found.map(({ parts }) => parts[1]))].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+  const things = [...new Set(found.map(({ parts }) => parts[2]))].sort((a, b) => a.localeCompare(b));
+  const deedWord = (deed) => words[deed] ?? deed[0].toUpperCase() + deed.slice(1).replaceAll("_", " ");
+  const thingWord = (thing) => thing.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase().replace(/^./, (first) => first.toUpperCase());
+  const at = new Map(found.map(({ option, parts }) => [`${parts[1]} ${parts[2]}`, option]));
+  const label = $(`label[for="${select.id}"]`)?.textContent.trim();
+  const table = make("table", { class: "table matrix" },
+    make("caption", { class: "sr-only" }, label),
+    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, select.dataset.sayThing ?? ""), ...deeds.map((deed) => make("th", { scope: "col" }, deedWord(deed))))),
+    make("tbody", {}, ...things.map((thing) => make("tr", {}, make("th", { scope: "row" }, thingWord(thing)),
+      ...deeds.map((deed) => {
+        const option = at.get(`${deed} ${thing}`);
+        if (!option) return make("td", {});
+        const tick = make("input", { type: "checkbox", "aria-label": `${thingWord(thing)}: ${deedWord(deed)}` });
+        tick.checked = option.selected;
+        tick.addEventListener("change", () => { option.selected = tick.checked; });
+        return make("td", {}, make("label", {}, tick));
+      })))));
+  select.hidden = true;
+  select.after(make("div", { class: "table-wrap", "data-picker-for": select.id }, make("div", { class: "table-scroll matrix-scroll", tabindex: "0", role: "region", "aria-label": label }, table)));
+  return true;
 }
 
 /* Registering: is this somebody we know already? ---------------------------------------------------------------------- */
