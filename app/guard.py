@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from uuid import UUID
 
+import msgspec
 import psycopg
 import structlog
 from sqlalchemy import Engine, Select, Table, create_engine, event, insert, inspect, select, text
@@ -24,6 +25,7 @@ from sqlalchemy.orm import (
     LoaderCriteriaOption,
     Mapper,
     ORMExecuteState,
+    QueryableAttribute,
     QueryContext,
     RelationshipProperty,
     Session,
@@ -74,7 +76,7 @@ _engine: Engine | None = None
 def connect(database_url: str, **options: Any) -> Engine:
     """Open the database for this process. Bind values never reach a log or an error text."""
     global _engine
-    _engine = create_engine(database_url, hide_parameters=True, **options)
+    _engine = create_engine(database_url, hide_parameters=True, json_deserializer=msgspec.json.decode, **options)
     event.listen(_engine, "checkout", _still_there)
     session.remove()
     # Reading needs no transaction: every statement sees what is committed, as it would within one (READ COMMITTED).
@@ -303,7 +305,8 @@ class Verdict:
 LOOSE = "columns instead of objects"
 BARE = "a table without its class"
 KNOWN = {
-    *("select", "compound_select", "table", "join", "alias", "subquery", "cte", "select_statement_grouping", "memoized_select_entities"),
+    *("select", "compound_select", "select_statement_grouping", "memoized_select_entities"),
+    *("table", "join", "alias", "subquery", "cte"),
     *("column", "label", "label_reference", "bindparam", "null", "true", "false", "typeclause", "cast", "case"),
     *("binary", "unary", "grouping", "clauselist", "expression_clauselist", "tuple", "function", "over", "funcfilter"),
 }
@@ -315,7 +318,7 @@ FUNCTIONS = {
     *("lower", "upper", "length", "similarity", "unaccent", "wb_fold"),
     *("nextval", "pg_get_serial_sequence", "generate_series"),
 }
-"""Functions of the database that do nothing but reckon, or draw a number. Others may run text, or read what they like."""
+"""Functions of the database that only reckon, or draw a number. Others may run text, or read what they like."""
 SYMBOLS = frozenset("+-*/<>=~!@#%^&|`?")
 """What an operator is made of; one with letters in it could be anything."""
 
@@ -369,7 +372,7 @@ def walk(statement: ClauseElement) -> Verdict:
             bare = bare or not stands_for(element, tables[element.element])
             continue
         elif isinstance(element, FunctionElement):
-            if element.name not in FUNCTIONS or getattr(element, "packagenames", ()):
+            if element.name not in FUNCTIONS or getattr(element, "packagenames", None):
                 fault = f"the function {element.name}"
         elif isinstance(element, ColumnClause):
             if element.name != "*" and (element.is_literal or element.table is None):
@@ -390,6 +393,7 @@ def walk(statement: ClauseElement) -> Verdict:
             fault = "an operator of letters"
         if any(getattr(element, name, None) for name in ("_hints", "_statement_hints", "_prefixes", "_suffixes")):
             fault = "a hint"
+        narrowed |= joined_by_relation(element)
         for option in getattr(element, "_with_options", ()):
             if isinstance(option, Load):
                 for part in option.context:
@@ -400,7 +404,7 @@ def walk(statement: ClauseElement) -> Verdict:
             elif isinstance(option, LoaderCriteriaOption) and not of_the_gate(option):
                 fault = "a criterion on the side"
         # The tables a select takes from its columns stand for whatever the columns stand for, which is looked at here.
-        shown = super(Select, element) if isinstance(element, Select) else element
+        shown: Any = super(Select, element) if isinstance(element, Select) else element
         stack.extend(shown.get_children(omit_attrs=("_correlate", "_correlate_except")))
     fault = fault or (BARE if bare else None)
     # What is loaded along with the objects in the same statement is not named in it.
@@ -420,8 +424,21 @@ def narrowed_anyway(statement: Any) -> set[tuple[int, Any]]:
     if not isinstance(statement, Select):
         return set()
     given = [getattr(wanted, "_annotations", {}).get("parententity") for wanted in statement._raw_columns]
-    compared = [part for criterion in statement._where_criteria for part in surface_expressions(criterion)]
+    compared = [part for criterion in statement._where_criteria for part in surface_expressions(criterion)]  # type: ignore[no-untyped-call]
     return {(id(part), mapper) for part in compared for mapper in given if isinstance(mapper, Mapper)}
+
+
+def joined_by_relation(element: Any) -> set[tuple[int, Any]]:
+    """Columns by which a select joins along a relationship, which names its classes by itself."""
+    steps = [step for joined in getattr(element, "_setup_joins", ()) for step in joined[:2]]
+    relations = [step for step in steps if isinstance(step, QueryableAttribute)]
+    return {
+        (id(part), mapper)
+        for relation in relations
+        if isinstance(relation.property, RelationshipProperty)
+        for part in surface_expressions(relation.__clause_element__())  # type: ignore[no-untyped-call]
+        for mapper in (relation.property.parent, relation.property.mapper)
+    }
 
 
 def stands_for(element: Any, mapper: Mapper[Any]) -> bool:
@@ -433,7 +450,7 @@ def stands_for(element: Any, mapper: Mapper[Any]) -> bool:
 def of_the_gate(option: LoaderCriteriaOption) -> bool:
     """Whether a criterion beside the statement is one of the gate's own."""
     criterion = option.where_criteria
-    return criterion is not None and OURS in getattr(criterion, "_annotations", {})
+    return OURS in getattr(criterion, "_annotations", {})
 
 
 def loose(statement: Any) -> str | None:
@@ -482,7 +499,7 @@ def _read(state: ORMExecuteState) -> None:
         transact(state.session)
     if state.is_column_load:
         # More of an object that this actor was shown or made; one that came in any other way is not vouched for.
-        target = state.load_options._refresh_state.obj()
+        target = state.load_options._refresh_state.obj()  # type: ignore[attr-defined]
         if isinstance(target, Protected) and getattr(target, "_shown_to", None) is not actors.acting():
             raise Ungated
         return
@@ -526,7 +543,8 @@ def _loaded(target: Any, context: QueryContext) -> None:
     at_work = actors.acting()
     if at_work is not None and ("read", target.resource()) not in at_work.actor.rights.actions:
         raise refuse("read", target.resource())
-    target._shown_to = at_work
+    if context is not None:  # a merge without a load comes by here too, with nothing from the database
+        target._shown_to = at_work
     _blank_and_note(target, None)
 
 

@@ -227,6 +227,7 @@ SERVICES: dict[str, dict[str, Grant]] = {
         "Branch": may("read"),
     },
     "duplicates": {
+        "Organization": may("read"),
         "Patient": may("read"),
         "PatientIdentifier": may("read"),
         "PatientLink": may("read create update"),
@@ -237,7 +238,7 @@ SERVICES: dict[str, dict[str, Grant]] = {
 # ---- what an administrator cannot grant away --------------------------------------------------------------------
 
 NEVER: tuple[tuple[tuple[str, str], tuple[str, ...]], ...] = ((("update", "Role"), NOTES),)
-"""Whoever holds the pair on the left has nothing at all on the resources on the right."""
+"""Whoever holds the pair on the left has nothing at all on the resources on the right, nor a report's narrative."""
 
 
 @dataclass(frozen=True)
@@ -263,15 +264,18 @@ def combine(granted: dict[str, frozenset[tuple[str, str]]]) -> Rights:
     the product does not ship is scoped like no shipped one: the whole chain, with nothing masked but the narrative.
     """
     actions = frozenset().union(*granted.values()) if granted else frozenset()
+    barred = False
     for holder, taboo in NEVER:
         if holder in actions:
+            barred = True
             actions = frozenset(pair for pair in actions if pair[1] not in taboo)
     rows: dict[str, Scope] = {}
     masked: dict[str, frozenset[str]] = {}
+    plain, of_nobody = Grant(frozenset()), Grant(frozenset(), self_only, frozenset(NARRATIVE))
     fallback = {"DiagnosticReport": may("", masked=NARRATIVE), "Patient": may("", masked=())}
     for resource in {resource for _, resource in actions}:
         grants = [
-            MATRIX.get(role, {}).get(resource) or fallback.get(resource, Grant(frozenset()))
+            MATRIX.get(role, {}).get(resource) or (of_nobody if role == Role.PATIENT else fallback.get(resource, plain))
             for role, pairs in granted.items()
             if any(pair[1] == resource for pair in pairs)
         ]
@@ -280,6 +284,8 @@ def combine(granted: dict[str, frozenset[tuple[str, str]]]) -> Rights:
         else:
             rows[resource] = max((grant.rows for grant in grants), key=WIDTH.index)
         hidden = frozenset.intersection(*(grant.masked for grant in grants))
+        if barred and resource == "DiagnosticReport":
+            hidden = hidden.union(NARRATIVE)
         if hidden:
             masked[resource] = hidden
     return Rights(actions, {k: v for k, v in rows.items() if v is not chain}, masked)

@@ -60,19 +60,16 @@ def aloud(line: str) -> None:
 
 
 def plant(
-    database_url: str | None = None,
     *,
     patients: int = 300,
     seed: int = 2026,
     moment: datetime | None = None,
     say: Callable[[str], None] = aloud,
 ) -> Planted | None:
-    """Make the demo hospital, all of it or nothing, in the database connected to or in `database_url`.
+    """Make the demo hospital, all of it or nothing; None where there is a hospital already.
 
-    None where there is a hospital already. `moment` (aware) is when it is: charts end the day before.
+    `moment` (aware) is when it is: charts end the day before, and some people come that day.
     """
-    if database_url is not None:
-        guard.connect(database_url)
     begun = time.monotonic()
     with alone(), guard.acting_as(actor.service("demo", channel="cli")), guard.unit_of_work() as session:
         if session.scalars(select(Branch).limit(1)).first() is not None:

@@ -228,8 +228,8 @@ def called(draw: random.Random, locale: str, sex: str) -> tuple[str, str]:
 
 
 def mobile(draw: random.Random) -> dict[str, str]:
-    """A Spanish mobile number."""
-    return {"system": "phone", "use": "mobile", "value": f"+34 6{draw.randrange(10**8):08d}"}
+    """A Spanish mobile number, in E.164."""
+    return {"system": "phone", "use": "mobile", "value": f"+346{draw.randrange(10**8):08d}"}
 
 
 def address(draw: random.Random, site: Site) -> dict[str, Any]:
@@ -309,9 +309,8 @@ def complete(draw: random.Random, told: Demographics, site: Site, locale: str, a
     if draw.random() < 0.95:
         told.telecom.append(mobile(draw))
     if age > 45 and draw.random() < 0.4:
-        told.telecom.append(
-            {"system": "phone", "use": "home", "value": f"+34 {site.area}{draw.randrange(10**6):06d}".ljust(13, "0")}
-        )
+        line = f"{site.area}{draw.randrange(10**7):07d}"[:9]
+        told.telecom.append({"system": "phone", "use": "home", "value": f"+34{line}"})
     if ADULT <= age < 85 and draw.random() < 0.7:
         name = ".".join(fold(part).replace(" ", "").replace("'", "") for part in (told.given, told.family))
         told.telecom.append({"system": "email", "value": f"{name}{draw.randint(1, 99)}@example.org"})

@@ -121,8 +121,9 @@ class _Text:
                 if not broken and len(self.text) - self.at > LARGEST:
                     raise Broken(self.place(), f"one resource has more than {LARGEST:,} letters") from error
                 place = self.place(error.pos)
+                cut_off = error.msg.startswith("Unterminated string") or not set('}],:"') & set(self.text[error.pos :])
                 if broken or not self.more():
-                    early = not broken and (error.pos >= len(self.text) or error.msg.startswith("Unterminated string"))
+                    early = cut_off and not broken
                     raise Broken(place, "the file ends too early" if early else f"broken JSON: {error.msg}") from error
             except (ValueError, RecursionError) as error:
                 raise Broken(self.place(), "broken JSON: a number or a nesting that cannot be") from error

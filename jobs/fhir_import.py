@@ -766,15 +766,14 @@ class Chunk:
         return Verdict.UPDATED
 
 
-def _teach(connection: Any, _record: object) -> None:
+def _teach(connection: Any, _record: object, _proxy: object) -> None:
     set_json_dumps(_exact, connection)
 
 
 def exact_numbers(engine: Engine) -> None:
     """Let connections write the decimals of a resource with the digits they came with."""
-    if not event.contains(engine, "connect", _teach):
-        event.listen(engine, "connect", _teach)
-        engine.dispose()
+    if not event.contains(engine, "checkout", _teach):
+        event.listen(engine, "checkout", _teach)
 
 
 @contextmanager

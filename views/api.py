@@ -118,7 +118,7 @@ class RecordApi(OwnFilters, ModelRestApi):
         columns = [name for name in asked.get("columns") or self.columns if name in self.columns]
         if filters.filters:
             guard.searching(f"{self.class_permission_name} by " + ", ".join(f.column_name for f in filters.filters))
-        joined = filters.get_joined_filters(self._base_filters)
+        joined = self._with_own(filters)
         count, rows = self.datamodel.query(joined, order, direction, page=max(asked.get("page", 0), 0), page_size=size)
         return sent({"count": count, "ids": [row.id for row in rows], "result": [plain(row, columns) for row in rows]})
 

@@ -32,7 +32,11 @@ OUTCOMES = {
     "8": lazy_gettext("Failed"),
     "12": lazy_gettext("Broken"),
 }
-SUBTYPES = {"110122": lazy_gettext("Signed in"), "110123": lazy_gettext("Signed out")}
+SUBTYPES = {
+    "110122": lazy_gettext("Signed in"),
+    "110123": lazy_gettext("Signed out"),
+    "search": lazy_gettext("Found by searching"),
+}
 SPOKEN = {
     "Patient": lazy_gettext("registration"),
     "PatientIdentifier": lazy_gettext("numbers"),

@@ -19,7 +19,7 @@ from flask_appbuilder.baseviews import BaseView
 from flask_appbuilder.models.filters import Filters
 from flask_appbuilder.models.sqla.interface import SQLAInterface
 from flask_appbuilder.urltools import get_filter_args, get_order_args
-from flask_babel import format_date, format_datetime, gettext, lazy_gettext
+from flask_babel import gettext, lazy_gettext
 from sqlalchemy import func, select
 from sqlalchemy.orm import selectinload
 from werkzeug.wrappers import Response
@@ -29,6 +29,7 @@ from app import guard
 from app.actor import current
 from app.errors import NotFound, Refusal
 from models.base import Record
+from views.speech import spoken_day
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +120,13 @@ class OwnFilters:
     def _filters(self, value: Any) -> None:
         self._shared_filters = value
 
+    def _with_own(self, filters: Any) -> Any:
+        """What was asked for and what the view itself asks for, together."""
+        joined = copy.copy(filters)
+        joined.filters = filters.filters + self._base_filters.filters  # type: ignore[attr-defined]
+        joined.values = filters.values + self._base_filters.values  # type: ignore[attr-defined]
+        return joined
+
 
 # ---- words -------------------------------------------------------------------------------------------------------
 
@@ -140,9 +148,10 @@ def words(value: Any) -> Any:
         return gettext("No")
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return format_datetime(aware.astimezone(branch_zone()), "d MMM yyyy, HH:mm", rebase=False)
+        here = aware.astimezone(branch_zone())
+        return f"{spoken_day(here)}, {here:%H:%M}"
     if isinstance(value, date):
-        return format_date(value, "d MMM yyyy")
+        return spoken_day(value)
     if isinstance(value, list | tuple):
         return ", ".join(str(words(item)) for item in value) or "—"
     if isinstance(value, dict):
@@ -262,7 +271,9 @@ class RecordView(OwnFilters, ModelView):
         size = _number(request.args.get(f"psize_{name}"), self.page_size, LONGEST_PAGE) or self.page_size
         filters = self._filters
         get_filter_args(filters)
-        joined = filters.get_joined_filters(self._base_filters)
+        said = [(each, value) for each, value in zip(filters.filters, filters.values, strict=True) if _says(value)]
+        filters.filters, filters.values = [each for each, _ in said], [value for _, value in said]
+        joined = self._with_own(filters)
         count, rows = self.datamodel.query(joined, order_column, direction, page=page, page_size=size)
         if joined.filters:
             guard.searching(f"{self.class_permission_name} by " + ", ".join(f.column_name for f in filters.filters))
@@ -272,7 +283,7 @@ class RecordView(OwnFilters, ModelView):
             columns.append(
                 {
                     "key": key,
-                    "label": self.label_columns.get(key, key),
+                    "label": str(self.label_columns.get(key, key)),
                     "sorted": direction if key == order_column else None,
                     "sort_href": self._address(**{f"_oc_{name}": key, f"_od_{name}": towards, f"page_{name}": None})
                     if key in self.order_columns
@@ -474,6 +485,11 @@ class RecordView(OwnFilters, ModelView):
 
     def _render(self, template: str, **context: Any) -> str:
         return str(self.render_template(template, **context))
+
+
+def _says(value: Any) -> bool:
+    """Whether a filter was filled in; a form sends its empty fields too."""
+    return any(str(part).strip() for part in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _number(text: str | None, otherwise: int, most: int) -> int:

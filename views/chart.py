@@ -20,6 +20,7 @@ from models.patients import Patient
 from views.base import Page, day, open_to, words
 from views.home import remember
 from views.people import GENDERS, SEXES, age, born, name_of, phones
+from views.speech import spoken_number
 
 LABELS = {
     "overview": lazy_gettext("Overview"),
@@ -239,7 +240,7 @@ def components(row: Observation) -> list[dict[str, Any]]:
 def measured(row: Observation) -> str:
     """A value with its unit, or what was found in words; the parts of a panel one after the other."""
     if row.value_quantity is not None:
-        return f"{format_decimal(round(row.value_quantity, 2))} {unit(row.value_unit)}".strip()
+        return f"{spoken_number(row.value_quantity)} {unit(row.value_unit)}".strip()
     if row.value_text:
         return row.value_text
     quantities = [part["valueQuantity"] for part in components(row)]

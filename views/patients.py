@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, time
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from flask_appbuilder import expose
 from flask_babel import get_locale, gettext, lazy_gettext
 from werkzeug.utils import secure_filename
 from wtforms import BooleanField, FileField, Form, RadioField, SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import Length
 
 from app import guard
@@ -98,6 +100,11 @@ class Finder(Page):
         return response
 
 
+def offered(words: Mapping[str, Any]) -> list[SelectChoice]:
+    """Codes and what they are called, as a field offers them."""
+    return [SelectChoice(code, word) for code, word in words.items()]
+
+
 class RegistrationForm(Form):
     """What is asked at the desk; only a name is a must, and not even that for an unknown person."""
 
@@ -111,10 +118,10 @@ class RegistrationForm(Form):
         [Length(max=30)],
         description=lazy_gettext("5 Mar 1970, 05/03/1970 or just 1970"),
     )
-    gender = RadioField(lazy_gettext("Gender"), choices=list(GENDERS.items()), default="unknown")
+    gender = RadioField(lazy_gettext("Gender"), choices=offered(GENDERS), default="unknown")
     sex_for_clinical_use = SelectField(
         lazy_gettext("Sex for clinical use"),
-        choices=list(SEXES.items()),
+        choices=offered(SEXES),
         default="unknown",
         description=lazy_gettext("Which reference ranges and checks apply; not always the same as gender."),
     )
@@ -124,7 +131,7 @@ class RegistrationForm(Form):
     city = StringField(lazy_gettext("Town"), [Length(max=100)])
     postal_code = StringField(lazy_gettext("Postal code"), [Length(max=20)])
     country = SelectField(lazy_gettext("Country"), choices=[])
-    identifier_system = SelectField(lazy_gettext("Another number"), choices=list(IDENTIFIERS.items()))
+    identifier_system = SelectField(lazy_gettext("Another number"), choices=offered(IDENTIFIERS))
     identifier_value = StringField(lazy_gettext("Number"), [Length(max=100)])
     language = SelectField(lazy_gettext("Speaks"), choices=[])
     kin_name = StringField(lazy_gettext("Next of kin"), [Length(max=200)])
@@ -143,8 +150,8 @@ class RegistrationForm(Form):
             ((code, name) for code, name in locale.territories.items() if len(code) == 2 and code.isalpha()),
             key=lambda pair: pair[1],
         )
-        self.country.choices = [("", ""), *countries]
-        self.language.choices = [(code, locale.languages.get(code, "") if code else "") for code in LANGUAGES]
+        self.country.choices = offered({"": "", **dict(countries)})
+        self.language.choices = offered({code: locale.languages.get(code, "") if code else "" for code in LANGUAGES})
 
 
 def region() -> str | None:

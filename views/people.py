@@ -7,12 +7,13 @@ from typing import Any
 
 from babel.dates import get_month_names
 from flask import url_for
-from flask_babel import format_date, get_locale, gettext, lazy_gettext
+from flask_babel import get_locale, gettext, lazy_gettext
 from sqlalchemy import inspect
 
 from app.services.words import spoken_phone, today
 from models.patients import Patient
 from views.base import words
+from views.speech import spoken_day
 
 GENDERS = {
     "female": lazy_gettext("Female"),
@@ -42,7 +43,7 @@ def born(patient: Patient) -> str:
     if patient.birth_precision == "month":
         months = get_month_names("wide", locale=get_locale() or "en")
         return f"{months[patient.birth_date.month]} {patient.birth_date.year}"
-    return str(format_date(patient.birth_date, "d MMM yyyy"))
+    return spoken_day(patient.birth_date)
 
 
 def age(patient: Patient, on: date | None = None) -> str:

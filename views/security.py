@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import structlog
-from flask import Flask, Request, current_app, g, redirect, request, session, url_for
+from flask import Flask, Request, current_app, flash, g, redirect, request, session, url_for
 from flask_appbuilder import expose, has_access
 from flask_appbuilder.security.api import SecurityApi
+from flask_appbuilder.security.decorators import no_cache
+from flask_appbuilder.security.forms import LoginForm_db
 from flask_appbuilder.security.sqla.manager import SecurityManager as StockSecurity
 from flask_appbuilder.security.sqla.models import Role, User
 from flask_appbuilder.security.views import (
@@ -18,10 +22,11 @@ from flask_appbuilder.security.views import (
     RoleModelView,
     UserDBModelView,
 )
+from flask_appbuilder.utils.base import get_safe_redirect
 from flask_babel import gettext, lazy_gettext
 from flask_jwt_extended import decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
-from flask_login import UserMixin, logout_user
+from flask_login import UserMixin, login_user, logout_user
 from flask_session.base import Serializer
 from flask_wtf.csrf import CSRFProtect
 from jwt import PyJWTError
@@ -104,7 +109,9 @@ def _by_token() -> int:
     """The user a bearer token names. Raises NotSignedIn for a forged, stale or foreign one."""
     encoded = request.headers["Authorization"].removeprefix("Bearer ").strip()
     try:
-        claims = decode_token(encoded)
+        claims = _claims(encoded, current_app.config["JWT_SECRET_KEY"])
+        if claims["exp"] <= time.time():
+            raise NotSignedIn("This token is not valid, or no longer. Please sign in again.")
         if claims.get("type") not in ("access", "refresh"):
             raise NotSignedIn("This token is of another kind.")
         if claims["type"] == "refresh" and request.path != "/api/v1/security/refresh":
@@ -113,6 +120,12 @@ def _by_token() -> int:
     except (PyJWTError, JWTExtendedException, KeyError, ValueError) as error:
         guard.refuse("sign-in", "User")
         raise NotSignedIn("This token is not valid, or no longer. Please sign in again.") from error
+
+
+@lru_cache(maxsize=2048)
+def _claims(encoded: str, _secret: str) -> dict[str, Any]:
+    """What a token says whose signature holds, checked once a token; when it ends is asked every time."""
+    return dict(decode_token(encoded))
 
 
 def _session_digest() -> str | None:
@@ -170,6 +183,23 @@ class SignInView(AuthDBView):
             {"username": name, "role_word": policy.SPOKEN[role]} for name, role in DEMO_ACCOUNTS.items() if demo
         ]
         return str(super().render_template(template, demo_accounts=accounts, **kwargs))
+
+    @expose("/login/", methods=["GET", "POST"])
+    @no_cache
+    def login(self) -> Any:
+        """Ask for name and password; on the way back only to pages of our own."""
+        onwards = get_safe_redirect(request.args.get("next", ""))
+        if current().user_id is not None:
+            return redirect(onwards)
+        form = LoginForm_db()
+        if not form.validate_on_submit():
+            return self.render_template(self.login_template, title=self.title, form=form)
+        user = self.appbuilder.sm.auth_user_db(form.username.data, form.password.data)
+        if user is None:
+            flash(gettext("This name and password do not belong together. Please try again."), "warning")
+            return self.render_template(self.login_template, title=self.title, form=form), 401
+        login_user(user, remember=False)
+        return redirect(onwards)
 
     @expose("/logout/", methods=["GET", "POST"])
     def logout(self) -> Response:
@@ -232,6 +262,25 @@ class AccountView(RecordView, UserDBModelView):
     create = new_account
     update = change_account
     list_title = lazy_gettext("Accounts")
+    label_columns: ClassVar[dict[str, Any]] = {
+        "first_name": lazy_gettext("First name"),
+        "last_name": lazy_gettext("Last name"),
+        "username": lazy_gettext("User name"),
+        "email": lazy_gettext("E-mail"),
+        "active": lazy_gettext("May sign in"),
+        "roles": lazy_gettext("Roles"),
+        "password": lazy_gettext("Password"),
+        "conf_password": lazy_gettext("The password again"),
+        "last_login": lazy_gettext("Last signed in"),
+        "login_count": lazy_gettext("Times signed in"),
+        "fail_login_count": lazy_gettext("Failed tries since"),
+        "created_on": lazy_gettext("Opened"),
+        "changed_on": lazy_gettext("Last changed"),
+    }
+    description_columns: ClassVar[dict[str, Any]] = {
+        "active": lazy_gettext("An account is closed, never removed."),
+        "roles": lazy_gettext("What the person may do; at least one."),
+    }
     intro = lazy_gettext("Everybody who can sign in.")
     add_title = lazy_gettext("New account")
     add_label = lazy_gettext("New account")
@@ -269,6 +318,11 @@ class AccountView(RecordView, UserDBModelView):
     def title_of(self, item: User) -> str:
         return f"{item.first_name} {item.last_name}"
 
+    def value_of(self, item: User, column: str) -> Any:
+        if column == "roles":
+            return ", ".join(policy.SPOKEN.get(role.name, role.name) for role in item.roles) or "—"
+        return super().value_of(item, column)
+
     def actions_for(self, item: User) -> Any:
         if not current().may("update", "User"):
             return []
@@ -295,15 +349,19 @@ class RoleView(RecordView, RoleModelView):
     actions: ClassVar[dict[str, Any]] = {}
     exclude_route_methods: ClassVar[set[str]] = {"action", "action_post", "download", "copy_role"}
 
+    def title_of(self, item: Role) -> str:
+        return str(policy.SPOKEN.get(item.name, item.name))
+
     def value_of(self, item: Role, column: str) -> Any:
         if column == "name":
-            return policy.SPOKEN.get(item.name, item.name)
+            return str(policy.SPOKEN.get(item.name, item.name))
         return super().value_of(item, column)
 
 
 class SetPasswordView(ResetPasswordView):
     """An administrator gives somebody a new password."""
 
+    form_title = lazy_gettext("Set a new password")
     class_permission_name = "User"
     method_permission_name: ClassVar[dict[str, str]] = {"this_form_get": "update", "this_form_post": "update"}
     base_permissions: ClassVar[list[str]] = ["can_update"]
@@ -318,6 +376,7 @@ class SetPasswordView(ResetPasswordView):
 class MyPasswordView(ResetMyPasswordView):
     """A person changes their own password."""
 
+    form_title = lazy_gettext("Change my password")
     class_permission_name = "ResetMyPasswordView"
 
 

@@ -1,16 +1,24 @@
-"""Translating quickly: a page asks for hundreds of words, and each of them used to ask anew which language it is in."""
+"""Words and dates in the reader's language, quickly: a page asks for hundreds, and each asked anew which language."""
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
+from babel import Locale
+from babel.dates import get_month_names
+from babel.numbers import get_decimal_symbol
 from babel.support import NullTranslations
 from flask import Flask, g
-from flask_babel import Domain, get_babel, get_locale
+from flask_babel import Domain, format_decimal, get_babel, get_locale
 from markupsafe import Markup
 
+ENGLISH = Locale("en")
 
-class Spoken(Domain):  # type: ignore[misc]
+
+class Spoken(Domain):
     """Flask-Babel's catalogues, looked up once a request."""
 
     def get_translations(self) -> NullTranslations:
@@ -19,8 +27,7 @@ class Spoken(Domain):  # type: ignore[misc]
         except (AttributeError, RuntimeError):
             return self._looked_up()
         # `refresh` and `force_locale` replace the locale in the middle of a request.
-        known = getattr(g._flask_babel, "babel_locale", None)
-        return found if language is known else self._looked_up()
+        return found if language is getattr(g._flask_babel, "babel_locale", None) else self._looked_up()
 
     def _looked_up(self) -> NullTranslations:
         found: NullTranslations = super().get_translations()
@@ -40,3 +47,28 @@ def install(app: Flask) -> None:
         return said % values if values or "%" in said else said
 
     app.jinja_env.globals.update(_=say, gettext=say)
+
+
+@lru_cache(maxsize=64)
+def _point(language: Locale) -> str:
+    return str(get_decimal_symbol(language))
+
+
+def spoken_number(value: Decimal) -> str:
+    """A measured number with two places at most, such as 5,1 in Spanish."""
+    value = round(value, 2)
+    if not 0 <= value < 1000:
+        return str(format_decimal(value))
+    whole, _, places = f"{value:f}".partition(".")
+    places = places.rstrip("0")
+    return f"{whole}{_point(get_locale() or ENGLISH)}{places}" if places else whole
+
+
+@lru_cache(maxsize=64)
+def _months(language: Locale) -> dict[int, str]:
+    return dict(get_month_names("abbreviated", locale=language))
+
+
+def spoken_day(value: date) -> str:
+    """A day as it is read everywhere here, such as 5 Mar 1970 (Unicode's `d MMM yyyy`)."""
+    return f"{value.day} {_months(get_locale() or ENGLISH)[value.month]} {value.year:04}"

@@ -27,6 +27,7 @@ from jobs.relay import relay
 from models.base import now
 from models.migrations import migrate
 from models.patients import PatientLink
+from ops.processes import command_of
 from ops.servers import Server, Servers, started
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -193,13 +194,18 @@ def recorded(house: House, patient_id: int, action: str) -> int:
         return int(connection.execute(text(statement), {"patient_id": patient_id, "action": action}).scalar_one())
 
 
-def listened(house: House) -> set[str]:
-    """The queues somebody works off right now."""
+def workers(house: House) -> dict[str, int]:
+    """The queues somebody works off right now, with the number of the process."""
     return {
-        name
+        worker.queue_names()[0]: worker.pid or 0
         for worker in SimpleWorker.all(connection=house.redis, serializer=JSONSerializer)
-        for name in worker.queue_names()
+        if worker.get_state() in ("idle", "busy")
     }
+
+
+def every_queue() -> set[str]:
+    """The queues the workers of a test have declared."""
+    return {"audit", "events", *base.queues(), "chores", "ticks"}
 
 
 # ---- workers -----------------------------------------------------------------------------------------------------
@@ -207,8 +213,7 @@ def listened(house: House) -> set[str]:
 
 def test_every_declared_queue_is_worked_off(house: House) -> None:
     house.start("work")
-    assert {"audit", "events"} <= set(base.queues())
-    assert eventually(lambda: listened(house) == {*base.queues(), "chores", "ticks"}), house.log
+    assert eventually(lambda: set(workers(house)) == every_queue()), house.log
 
 
 def test_a_job_that_fails_is_tried_again_until_it_comes_through(house: House) -> None:
@@ -277,9 +282,9 @@ def test_a_worker_told_to_stop_finishes_what_it_has_begun(house: House) -> None:
     worker = house.start("work")
     house.queue("slow")
     house.queue("fine", 1)
-    assert eventually(lambda: house.lines("slow begun") == 1), house.log
+    assert eventually(lambda: house.lines("slow begun") == 1 and set(workers(house)) == every_queue()), house.log
     worker.terminate()
-    assert eventually(lambda: listened(house) == {"chores"}), "those without work have ended"
+    assert eventually(lambda: set(workers(house)) == {"chores"}), "those without work have ended"
     assert worker.poll() is None
     (house.folder / "go on").touch()
     assert worker.wait(60) == 0
@@ -291,9 +296,10 @@ def test_a_worker_told_to_stop_finishes_what_it_has_begun(house: House) -> None:
 
 def test_the_workers_end_with_a_killed_parent(house: House) -> None:
     worker = house.start("work")
-    assert eventually(lambda: "chores" in listened(house)), house.log
+    assert eventually(lambda: set(workers(house)) == every_queue()), house.log
+    orphans = workers(house).values()
     worker.kill()
-    assert eventually(lambda: not listened(house)), "each said goodbye"
+    assert eventually(lambda: not any(command_of(orphan) for orphan in orphans))
 
 
 @pytest.fixture
