@@ -289,7 +289,7 @@ class Lane:
             self.not_before = time.monotonic() + self.pause
         if time.monotonic() >= self.not_before:
             self.started_at = time.monotonic()
-            # A signal between the fork and the child's own handlers would be lost: it waits until they stand.
+            # A signal that comes before the child listens for it would be lost: it waits.
             with_signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
             try:
                 self.process = get_context("fork").Process(

@@ -85,7 +85,7 @@ class Chart(Page):
         if tab != "overview" and tab not in LABELS:
             raise NotFound
         counts = clinical.sizes(session, patient_id)
-        known = clinical.part(session, "allergies", patient_id) if "allergies" in parts else []
+        known = clinical.part(session, "allergies", patient_id) if counts.get("allergies") else []
         if current().patient_id is None:
             remember(patient_id)
         context: dict[str, Any] = {"rows": [], "groups": [], "overview": []}
@@ -93,7 +93,9 @@ class Chart(Page):
             context["overview"] = [
                 _compact(
                     part,
-                    clinical.part(session, part, patient_id, limit=12 if part == "observations" else 5),
+                    clinical.part(session, part, patient_id, limit=12 if part == "observations" else 5)
+                    if counts[part]
+                    else [],
                     patient_id,
                 )
                 for part in OVERVIEW
@@ -109,7 +111,7 @@ class Chart(Page):
         return self.render(
             "patients/chart.html",
             page_title=name_of(patient),
-            patient=banner(patient),
+            patient=banner(patient, pictured=bool(counts.get("photo"))),
             allergies=_allergies(patient, known, "allergies" in parts),
             tabs=[
                 {
@@ -130,8 +132,8 @@ class Chart(Page):
         )
 
 
-def banner(patient: Patient) -> dict[str, Any]:
-    """Who this is, in one line or two."""
+def banner(patient: Patient, *, pictured: bool) -> dict[str, Any]:
+    """Who this is, in one line or two; the photo itself is not loaded for it."""
     numbers = []
     if current().may("read", "PatientIdentifier"):
         numbers = [
@@ -169,7 +171,7 @@ def banner(patient: Patient) -> dict[str, Any]:
         "addresses": [address for address in addresses if address],
         "contacts": [_contact(contact) for contact in patient.contact or []],
         "languages": patient.languages,
-        "photo_href": url_for("Finder.photo", patient_id=patient.id) if patient.photo else None,
+        "photo_href": url_for("Finder.photo", patient_id=patient.id) if pictured else None,
         "deceased": patient.deceased,
         "deceased_at": words(patient.deceased_at) if patient.deceased_at else "",
         "active": patient.active,

@@ -57,19 +57,18 @@ def readable() -> list[str]:
 
 
 def sizes(session: Session, patient_id: int) -> dict[str, int]:
-    """How much there is of each part the actor may read, in one statement."""
-    parts = readable()
-    if not parts:
+    """How much there is of each part the actor may read, and whether there is a `photo`, in one statement."""
+    wanted = {
+        part: select(func.count()).select_from(CHART[part][0]).where(CHART[part][0].patient_id == patient_id)
+        for part in readable()
+    }
+    if "photo" not in current().rights.masked.get("Patient", ()):
+        pictured = select(func.count()).select_from(Patient).where(Patient.id == patient_id, Patient.photo.is_not(None))
+        wanted["photo"] = pictured
+    if not wanted:
         return {}
-    counts = [
-        select(func.count())
-        .select_from(CHART[part][0])
-        .where(CHART[part][0].patient_id == patient_id)
-        .scalar_subquery()
-        .label(part)
-        for part in parts
-    ]
-    return dict(zip(parts, session.execute(select(*counts)).one(), strict=True))
+    counts = [statement.scalar_subquery().label(name) for name, statement in wanted.items()]
+    return dict(zip(wanted, session.execute(select(*counts)).one(), strict=True))
 
 
 def part(session: Session, name: str, patient_id: int, limit: int = LONGEST_PART) -> Sequence[Any]:

@@ -55,25 +55,25 @@ def birth_date(value: str, *, field: str = "birth_date") -> tuple[date | None, s
 def readings(text: str) -> list[tuple[date, str]]:
     """Every date a text may mean, the likelier first, with how much of it is said; none where it is no date."""
     text = text.strip().rstrip(".")
-    if re.fullmatch(r"(18|19|20)\d\d", text):
+    if re.fullmatch(r"(18|19|20|21)\d\d", text):
         return [(date(int(text), 1, 1), "year")]
-    if match := re.fullmatch(r"((?:18|19|20)\d\d)[-/.](\d{1,2})", text):
+    if match := re.fullmatch(r"((?:18|19|20|21)\d\d)[-/.](\d{1,2})", text):
         year, month = int(match[1]), int(match[2])
         return [(date(year, month, 1), "month")] if 1 <= month <= 12 else []
-    if match := re.fullmatch(r"(\d{1,2})[-/.]((?:18|19|20)\d\d)", text):
+    if match := re.fullmatch(r"(\d{1,2})[-/.]((?:18|19|20|21)\d\d)", text):
         year, month = int(match[2]), int(match[1])
         return [(date(year, month, 1), "month")] if 1 <= month <= 12 else []
     if re.fullmatch(r"\d{8}", text):
         orders = [(text[4:], text[2:4], text[:2]), (text[:4], text[4:6], text[6:]), (text[4:], text[:2], text[2:4])]
         return _valid([tuple(map(int, order)) for order in orders])
-    if match := re.fullmatch(r"((?:18|19|20)\d\d)[-/. ](\d{1,2})[-/. ](\d{1,2})", text):
+    if match := re.fullmatch(r"((?:18|19|20|21)\d\d)[-/. ](\d{1,2})[-/. ](\d{1,2})", text):
         return _valid([(int(match[1]), int(match[2]), int(match[3]))])
     if match := re.fullmatch(r"(\d{1,2})[-/. ](\d{1,2})[-/. ](\d{2}|\d{4})", text):
         one, two, year = int(match[1]), int(match[2]), int(match[3])
         if len(match[3]) == 2:
             year += 2000 if year <= today().year % 100 else 1900
         return _valid([(year, two, one), (year, one, two)])
-    if re.search(r"[A-Za-z]{3}", text) and re.search(r"\b(18|19|20)\d\d\b", text) and len(text) <= 30:
+    if re.search(r"[A-Za-z]{3}", text) and re.search(r"\b(18|19|20|21)\d\d\b", text) and len(text) <= 30:
         try:
             parsed = parser.parse(text, dayfirst=True, default=datetime(1, 1, 1, tzinfo=UTC))
             other = parser.parse(text, dayfirst=True, default=datetime(1, 1, 2, tzinfo=UTC))

@@ -190,7 +190,7 @@ def pages() -> list[Path]:
 REMOTE = re.compile(r"""(?:src|href|action|url|import|from)\s*[=(]?\s*["'(]\s*(?:https?:)?//(?!www\.w3\.org)""", re.IGNORECASE)
 HANDLER = re.compile(r"<[^>{}]*\son[a-z]+\s*=", re.IGNORECASE)
 STYLE = re.compile(r"<[^>]*\sstyle\s*=", re.IGNORECASE)
-SAFE = re.compile(r"(?<!\))\|\s*safe\b|Markup\(|\{\{(?!\s*widgets\.get)[^}]*\|\s*safe\b")
+SAFE = re.compile(r"\{[{%](?!\s*(?:widgets\.get|form_widget|list_widget)\()[^}]*\|\s*safe\b|Markup\(")
 """`safe` may only stand behind a widget of Flask-AppBuilder's, which is a template that was rendered already."""
 
 

@@ -115,7 +115,7 @@ def test_every_page_of_every_role_is_whole_narrow_and_wide(sit_down: SitDown, ho
             assert overflow <= 0, f"{path} is {overflow} px too wide at {width}"
             unnamed = page.evaluate(
                 """() => [...document.querySelectorAll('button, a[href], input:not([type=hidden]), select, textarea')]
-                .filter(e => e.offsetParent && !(e.ariaLabel || e.title || e.innerText?.trim() || e.labels?.length
+                .filter(e => e.offsetParent && !(e.ariaLabel || e.title || e.textContent.trim() || e.labels?.length
                   || e.getAttribute('aria-labelledby') || e.querySelector('img[alt], svg title, .sr-only')
                   || e.getAttribute('aria-label'))).map(e => e.outerHTML.slice(0, 120))"""
             )
