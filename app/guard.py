@@ -200,8 +200,9 @@ def unit_of_work() -> Iterator[GuardedSession]:
 def refuse(action: str, resource: str, error: type[Forbidden] = Forbidden) -> Forbidden:
     """The refusal of an action, noted for the trail; the caller raises it."""
     at_work = actors.acting()
-    if at_work is not None:
-        at_work.seen.refused.append((action, resource, error.__name__))
+    noted = (action, resource, error.__name__)
+    if at_work is not None and noted not in at_work.seen.refused:
+        at_work.seen.refused.append(noted)
     return error()
 
 

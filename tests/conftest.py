@@ -2,12 +2,12 @@
 
 import itertools
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -196,31 +196,67 @@ def app(servers: Servers, database: Database, spool: Path) -> Flask:
     return create_app(Settings(database.url, servers.redis_url, servers.trail_redis_url, spool))
 
 
-TOKEN = re.compile(r'name="csrf_token"[^>]*value="([^"]+)"|value="([^"]+)"[^>]*name="csrf_token"')
+class Forms(HTMLParser):
+    """What a browser would send for the forms of a page if nobody typed anything."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.forms: list[dict[str, Any]] = []
+        self.select: str | None = None
+        self.several = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, pairs: list[tuple[str, str | None]]) -> None:
+        said = dict(pairs)
+        name = said.get("name") or ""
+        if tag == "form":
+            self.forms.append({})
+        elif not self.forms:
+            return
+        elif tag == "input" and name and said.get("type") != "file":
+            if said.get("type") not in ("checkbox", "radio") or "checked" in said:
+                self.forms[-1][name] = said.get("value") or ""
+        elif tag == "textarea" and name:
+            self.forms[-1][name] = ""
+        elif tag == "select":
+            self.select, self.several = name, "multiple" in said
+        elif tag == "option" and self.select:
+            value, form = said.get("value") or "", self.forms[-1]
+            if self.several and "selected" in said:
+                form.setdefault(self.select, []).append(value)
+            elif not self.several and (self.select not in form or "selected" in said):
+                form[self.select] = value
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            self.select = None
+
+
+def filled(page: str) -> dict[str, Any]:
+    """The fields of a page's longest form that is sent. Raises AssertionError where there is none."""
+    forms = [form for form in Forms(page).forms if "csrf_token" in form]
+    assert forms, "there is no form with a CSRF token in this page"
+    return max(forms, key=len)
 
 
 def csrf_of(page: str) -> str:
     """The token in a page's form. Raises AssertionError where there is none."""
-    found = TOKEN.search(page)
-    assert found, "there is no CSRF token in this page"
-    return found[1] or found[2]
+    return str(filled(page)["csrf_token"])
 
 
 class Browser(FlaskClient):
-    """A browser: keeps cookies, and sends the CSRF token of the last form it was shown."""
-
-    token: str = ""
+    """A browser: keeps cookies, and sends the forms it was shown."""
 
     def page(self, path: str, **options: Any) -> str:
-        """What a page says; a token in it is kept. Raises AssertionError where it is not shown."""
+        """What a page says. Raises AssertionError where it is not shown."""
         answer = self.get(path, **options)
         assert answer.status_code == 200, f"{path} answered {answer.status_code}"
         return answer.text
 
     def submit(self, path: str, fields: dict[str, Any] | None = None, **options: Any) -> Any:
-        """Open the form at a path, fill it in and send it."""
-        token = csrf_of(self.get(path).text)
-        return self.post(path, data={"csrf_token": token, **(fields or {})}, **options)
+        """Open the form at a path, fill it in and send it, with whatever it was prefilled with."""
+        data = {**filled(self.get(path).text), **(fields or {})}
+        return self.post(path, data=data, **options)
 
 
 @pytest.fixture

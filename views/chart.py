@@ -7,19 +7,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from babel import Locale
 from flask import request, url_for
 from flask_appbuilder import expose
-from flask_babel import format_decimal, gettext, lazy_gettext
+from flask_babel import format_decimal, get_locale, gettext, lazy_gettext
 
 from app import guard
 from app.actor import current
 from app.errors import NotFound
 from app.services import clinical
 from models.clinical import AllergyIntolerance, Observation
-from models.patients import Patient
+from models.patients import Patient, PatientIdentifier
 from views.base import Page, day, open_to, words
+from views.branches import all_branches
 from views.home import remember
-from views.people import GENDERS, SEXES, age, born, name_of, phones
+from views.people import GENDERS, IDENTIFIERS, SEXES, age, born, name_of, phones
 from views.speech import spoken_number
 
 LABELS = {
@@ -125,6 +127,7 @@ class Chart(Page):
             ],
             tab=tab,
             empty=EMPTY.get(tab, ""),
+            cut=clinical.LONGEST_PART if counts.get(tab, 0) > clinical.LONGEST_PART else 0,
             can_edit=current().may("update", "Patient"),
             edit_href=url_for("Correction.ask", patient_id=patient_id),
             registered="registered" in request.args,
@@ -137,8 +140,7 @@ def banner(patient: Patient, *, pictured: bool) -> dict[str, Any]:
     numbers = []
     if current().may("read", "PatientIdentifier"):
         numbers = [
-            {"system": number.type_code or number.system.rsplit("/", 1)[-1], "value": number.value, "use": number.use}
-            for number in patient.identifiers
+            {"system": number_of(number), "value": number.value, "use": number.use} for number in patient.identifiers
         ]
     addresses = [
         ", ".join(
@@ -170,7 +172,7 @@ def banner(patient: Patient, *, pictured: bool) -> dict[str, Any]:
         "emails": [p.get("value") for p in patient.telecom or [] if p.get("system") == "email"],
         "addresses": [address for address in addresses if address],
         "contacts": [_contact(contact) for contact in patient.contact or []],
-        "languages": patient.languages,
+        "languages": [spoken_language(code) for code in patient.languages],
         "photo_href": url_for("Finder.photo", patient_id=patient.id) if pictured else None,
         "deceased": patient.deceased,
         "deceased_at": words(patient.deceased_at) if patient.deceased_at else "",
@@ -178,6 +180,33 @@ def banner(patient: Patient, *, pictured: bool) -> dict[str, Any]:
         "temporary": patient.temporary,
         "last_visit": words(patient.last_visit_at) if patient.last_visit_at else None,
     }
+
+
+NUMBERS = {
+    "MR": lazy_gettext("Number elsewhere"),
+    "SS": lazy_gettext("Social security number"),
+    "DL": lazy_gettext("Driving licence"),
+    "PPN": lazy_gettext("Passport"),
+    "NI": lazy_gettext("National identity number"),
+}
+"""http://terminology.hl7.org/CodeSystem/v2-0203, in the hospital's words."""
+
+
+def number_of(number: PatientIdentifier) -> str:
+    """Whose number it is, in words."""
+    if number.type_code in NUMBERS:
+        return str(NUMBERS[number.type_code])
+    if number.system.startswith("branch:"):
+        code = number.system.removeprefix("branch:")
+        name = next((facts.name for facts in all_branches().values() if facts.code == code), code)
+        return str(gettext("Number at %(branch)s", branch=name))
+    return str(IDENTIFIERS.get(number.system, gettext("Number elsewhere")))
+
+
+def spoken_language(code: str) -> str:
+    """A language by its name: es is Spanish."""
+    locale = get_locale() or Locale("en")
+    return str(locale.languages.get(code.split("-", maxsplit=1)[0], code))
 
 
 def _human(name: dict[str, Any]) -> str:
@@ -197,8 +226,12 @@ def _contact(contact: dict[str, Any]) -> dict[str, str]:
 def _allergies(patient: Patient, known: Sequence[AllergyIntolerance], open_to_actor: bool) -> dict[str, Any]:
     if not open_to_actor:
         return {"state": "hidden", "entries": []}
-    standing = [a for a in known if a.clinical_status == "active" and a.verification_status != "refuted"]
-    return {"state": clinical.allergy_state(patient, known), "entries": [allergy(a) for a in standing]}
+    standing = clinical.standing_allergies(known)
+    active = [a for a in standing if a.clinical_status == "active"]
+    entries = [allergy(a) for a in active or standing]
+    if not active:
+        entries = [{**told, "display": f"{told['display']} ({told['status']})"} for told in entries]
+    return {"state": clinical.allergy_state(patient, known), "entries": entries}
 
 
 def allergy(row: AllergyIntolerance) -> dict[str, Any]:
@@ -230,6 +263,7 @@ SYSTOLIC = "8480-6"
 def unit(ucum: str | None) -> str:
     """A UCUM unit as it is written on paper: mm[Hg] is mmHg, 10*3/uL is 10³/µL."""
     text = re.sub(r"10\*(-?\d+)", lambda power: "10" + power[1].translate(SUPERSCRIPT), ucum or "")
+    text = re.sub(r"(?<=[a-z])([23])\b", lambda power: power[1].translate(SUPERSCRIPT), text.replace("Cel", "°C"))
     return re.sub(r"\bu(?=[A-Za-z])", "µ", text.translate(UNITS))
 
 

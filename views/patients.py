@@ -23,17 +23,8 @@ from app.services.words import birth_date
 from models.patients import Patient, PatientLink
 from views.base import CommandView, Page, RecordInterface, RecordView, branch_zone, open_to
 from views.branches import all_branches
-from views.people import GENDERS, SEXES, age, born, in_short, name_of, phones
+from views.people import GENDERS, IDENTIFIERS, SEXES, age, born, in_short, name_of, phones
 
-IDENTIFIERS = {
-    "": lazy_gettext("No other number"),
-    "national-id": lazy_gettext("National identity number"),
-    "passport": lazy_gettext("Passport"),
-    "driving-licence": lazy_gettext("Driving licence"),
-    "insurance": lazy_gettext("Insurance number"),
-    "http://hl7.org/fhir/sid/us-ssn": lazy_gettext("Social security number (US)"),
-    "branch": lazy_gettext("Old number at this branch"),
-}
 LANGUAGES = ("", "ar", "de", "en", "es", "fr", "hi", "it", "pl", "pt", "ro", "ru", "tr", "uk", "ur", "vi", "zh")
 PHOTOS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 

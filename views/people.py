@@ -28,6 +28,16 @@ SEXES = {
     "unknown": lazy_gettext("Not known"),
 }
 
+IDENTIFIERS = {
+    "": lazy_gettext("No other number"),
+    "national-id": lazy_gettext("National identity number"),
+    "passport": lazy_gettext("Passport"),
+    "driving-licence": lazy_gettext("Driving licence"),
+    "insurance": lazy_gettext("Insurance number"),
+    "http://hl7.org/fhir/sid/us-ssn": lazy_gettext("Social security number (US)"),
+    "branch": lazy_gettext("Old number at this branch"),
+}
+
 
 def name_of(patient: Patient) -> str:
     """Family name first, and what the person wants to be called."""

@@ -30,6 +30,7 @@ from flask_login import UserMixin, login_user, logout_user
 from flask_session.base import Serializer
 from flask_wtf.csrf import CSRFProtect
 from jwt import PyJWTError
+from msgspec import DecodeError
 from msgspec import json as msgjson
 from werkzeug.security import generate_password_hash
 from werkzeug.wrappers import Response
@@ -53,7 +54,10 @@ class JsonSerializer(Serializer):
         return msgjson.encode(dict(session), enc_hook=str)
 
     def decode(self, serialized_data: bytes) -> dict[str, Any]:
-        decoded = msgjson.decode(serialized_data)
+        try:
+            decoded = msgjson.decode(serialized_data)
+        except DecodeError:  # not written by us: nobody's
+            return {}
         return decoded if isinstance(decoded, dict) else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload, selectinload, undefer
 
 from app.actor import current
@@ -36,6 +36,12 @@ CHART: dict[str, tuple[type[Any], InstrumentedAttribute[Any]]] = {
     "documents": (DocumentReference, DocumentReference.written_at),
 }
 """The chart's parts, each a table and the time it is read by, the newest first."""
+
+STANDING: dict[str, tuple[InstrumentedAttribute[Any], tuple[str, ...]]] = {
+    "conditions": (Condition.clinical_status, ("active", "recurrence", "relapse")),
+    "medications": (MedicationRequest.status, ("active", "on-hold")),
+}
+"""What still matters today comes before what is over."""
 
 LONGEST_PART = 500
 
@@ -72,9 +78,13 @@ def sizes(session: Session, patient_id: int) -> dict[str, int]:
 
 
 def part(session: Session, name: str, patient_id: int, limit: int = LONGEST_PART) -> Sequence[Any]:
-    """One part of a chart, the newest first. Raises Forbidden (from the gate) where the actor may not read it."""
+    """One part of a chart, what still stands first and then the newest. Raises Forbidden (from the gate) where the actor may not read it."""
     model, when = CHART[name]
-    statement = select(model).where(model.patient_id == patient_id).order_by(when.desc().nulls_last(), model.id.desc())
+    statement = select(model).where(model.patient_id == patient_id)
+    if name in STANDING:
+        column, standing = STANDING[name]
+        statement = statement.order_by(case((column.in_(standing), 0), else_=1))
+    statement = statement.order_by(when.desc().nulls_last(), model.id.desc())
     if model is Encounter:
         statement = statement.options(joinedload(Encounter.service_provider), joinedload(Encounter.practitioner))
     if model is MedicationRequest:
@@ -84,10 +94,14 @@ def part(session: Session, name: str, patient_id: int, limit: int = LONGEST_PART
     return session.scalars(statement.limit(limit)).all()
 
 
+def standing_allergies(allergies: Sequence[AllergyIntolerance]) -> list[AllergyIntolerance]:
+    """Those that were neither refuted nor written down by mistake, whether they still act or not."""
+    return [a for a in allergies if a.verification_status not in ("refuted", "entered-in-error")]
+
+
 def allergy_state(patient: Patient, allergies: Sequence[AllergyIntolerance]) -> str:
     """`listed`, `none` (somebody asked) or `unasked`: three different things."""
-    standing = [a for a in allergies if a.verification_status not in ("refuted", "entered-in-error")]
-    if standing:
+    if standing_allergies(allergies):
         return "listed"
     return "none" if patient.no_known_allergies else "unasked"
 

@@ -45,6 +45,18 @@ class House:
         """The address of one database of this PostgreSQL."""
         return self.servers.database_url.rsplit("/", 1)[0] + f"/{database}"
 
+    def environment(self, database: str) -> dict[str, str]:
+        """What a process of ours over that database is told."""
+        return {
+            **os.environ,
+            "DATABASE_URL": self.url(database),
+            "REDIS_URL": self.servers.redis_url,
+            "TRAIL_REDIS_URL": self.servers.trail_redis_url,
+            "WARDBOOK_HOME": str(self.home),
+            "WARDBOOK_SECRET_KEY": "bench-" * 8,
+            "WARDBOOK_LOG_LEVEL": "ERROR",
+        }
+
     def connect(self, database: str) -> psycopg.Connection[Any]:
         """A plain connection beside the gate."""
         return psycopg.connect(self.url(database).replace("+psycopg", ""))
@@ -147,9 +159,7 @@ class Web:
         """Seconds of CPU used so far, by floor: web, database, cache."""
         return {
             "web": spent(self.workers()),
-            "database": spent(
-                [(server := psutil.Process(self.house.postmaster)), *server.children(recursive=True)]
-            ),
+            "database": spent([(server := psutil.Process(self.house.postmaster)), *server.children(recursive=True)]),
             "cache": spent([psutil.Process(pid) for pid in self.house.caches]),
         }
 
@@ -172,17 +182,7 @@ def spent(processes: Iterable[psutil.Process]) -> float:
 def open_web(house: House, database: str, *, workers: int = 2, recorded: bool = True) -> Iterator[Web]:
     """The web server, started as `run.py serve` starts it; unrecorded only here, by a start of the bench's own."""
     port = free_port()
-    environment = {
-        **os.environ,
-        "DATABASE_URL": house.url(database),
-        "REDIS_URL": house.servers.redis_url,
-        "TRAIL_REDIS_URL": house.servers.trail_redis_url,
-        "WARDBOOK_HOME": str(house.home),
-        "WARDBOOK_SECRET_KEY": "bench-" * 8,
-        "WARDBOOK_WORKERS": str(workers),
-        "WARDBOOK_LOG_LEVEL": "ERROR",
-        "PORT": str(port),
-    }
+    environment = {**house.environment(database), "WARDBOOK_WORKERS": str(workers), "PORT": str(port)}
     serve = ["run.py", "serve"] if recorded else ["-m", "tests.bench.unrecorded"]
     process = Process(
         name=f"web-{port}",

@@ -21,9 +21,7 @@ from psycopg.types.json import set_json_loads
 from sqlalchemy import make_url
 
 from app import guard, trail
-from jobs import fhir_import
 from jobs.fhir_import import alone, main
-from models.migrations import migrate
 from ops.servers import Servers
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -110,18 +108,10 @@ class Records:
         return found
 
 
-@pytest.fixture(scope="session")
-def empty(fresh_database: Callable[..., str]) -> str:
-    """A migrated database, only to be copied."""
-    url = fresh_database()
-    migrate(url)
-    return url
-
-
 @pytest.fixture
-def records(servers: Servers, fresh_database: Callable[..., str], empty: str, tmp_path: Path) -> Iterator[Records]:
+def records(servers: Servers, fresh_database: Callable[..., str], migrated: str, tmp_path: Path) -> Iterator[Records]:
     """A fresh database, with the gate and the trail connected to it."""
-    url = fresh_database(make_url(empty).database)
+    url = fresh_database(make_url(migrated).database)
     guard.connect(url)
     trail.connect(servers.trail_redis_url, tmp_path / "spool")
     yield Records(url, servers.trail_redis_url, tmp_path / "spool")
@@ -187,10 +177,10 @@ def received(*folders: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def imported(
-    servers: Servers, fresh_database: Callable[..., str], empty: str, tmp_path_factory: pytest.TempPathFactory
+    servers: Servers, fresh_database: Callable[..., str], migrated: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Records, Said]:
     """The three shared sets, imported once for the tests that look at what arrived."""
-    url = fresh_database(make_url(empty).database)
+    url = fresh_database(make_url(migrated).database)
     records = Records(url, servers.trail_redis_url, tmp_path_factory.mktemp("shared-spool"))
     guard.connect(url)
     trail.connect(servers.trail_redis_url, records.spool)
@@ -367,7 +357,7 @@ def test_the_order_of_the_files_does_not_matter(records: Records) -> None:
 
 @needs_shared_data
 def test_a_killed_import_is_taken_up_where_it_was(
-    records: Records, fresh_database: Callable[..., str], empty: str
+    records: Records, fresh_database: Callable[..., str], migrated: str
 ) -> None:
     process = subprocess.Popen(
         records.command(*SETS), cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -391,7 +381,7 @@ def test_a_killed_import_is_taken_up_where_it_was(
     after_kill = records.everything()
 
     guard.engine().dispose()
-    url = fresh_database(make_url(empty).database)
+    url = fresh_database(make_url(migrated).database)
     guard.connect(url)
     undisturbed = Records(url, records.trail_url, records.spool)
     assert undisturbed.take_in(*SETS).status == 0
@@ -719,7 +709,3 @@ def test_memory_does_not_grow_with_the_file(records: Records, tmp_path: Path) ->
     growth = peak(big, "big") - peak(small, "small")
     assert records.one("SELECT count(*) FROM source_resource WHERE source = 'big'") == 4002
     assert growth < 60_000, f"{growth} kB more than for one resource"
-
-
-def test_a_chunk_is_bounded_by_bytes_too() -> None:
-    assert fhir_import.CHUNK_BYTES <= fhir_import.SPILL_IN_MEMORY <= 8 * 1024 * 1024
