@@ -99,9 +99,10 @@ def question() -> audit.Question:
 
     def day(name: str) -> datetime | None:
         try:
-            return datetime.combine(datetime.fromisoformat(text.get(name, "")).date(), time(), zone)
+            asked = datetime.fromisoformat(text.get(name, "")).date()
         except ValueError:
             return None
+        return datetime.combine(asked, time(), zone) if 1900 <= asked.year <= 2200 else None
 
     before = None
     if "~" in text.get("before", ""):

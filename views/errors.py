@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from flask import Flask, g, jsonify, make_response, redirect, render_template, request, url_for
+from flask import Flask, current_app, g, jsonify, make_response, redirect, render_template, request, url_for
+from flask.globals import request_ctx
 from flask_babel import gettext
 from flask_limiter.errors import RateLimitExceeded
 from flask_wtf.csrf import CSRFError
@@ -117,6 +118,7 @@ def forged(_error: CSRFError) -> Response:
 def broken(error: Exception) -> Response:
     """A fault: what it means if we know, and otherwise a number to ask about. Never its text."""
     original = getattr(error, "original_exception", None) or error
+    _without_session()
     refusal: Refusal | None = None
     if isinstance(original, Refusal):
         refusal = original
@@ -135,6 +137,13 @@ def broken(error: Exception) -> Response:
     return answer(refusal or InternalServerError())
 
 
+def _without_session() -> None:
+    """Let the answer be made where the session could not even be opened, as when its Redis is away."""
+    context = request_ctx._get_current_object()  # type: ignore[attr-defined]
+    if context._session is None:
+        context._session = current_app.session_interface.make_null_session(current_app)
+
+
 def _where(error: BaseException) -> list[str]:
     """File and line of the last frames, without any value."""
     frames = []
@@ -147,7 +156,9 @@ def _where(error: BaseException) -> list[str]:
 
 
 def http(error: HTTPException) -> Any:
-    """What Werkzeug refuses by itself."""
+    """What Werkzeug refuses by itself; a fault before the request was under way comes by here too."""
+    if getattr(error, "original_exception", None) is not None:
+        return broken(error)
     if error.code is None or error.code < 400:
         return error
     return answer(error)

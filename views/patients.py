@@ -323,7 +323,7 @@ class Correction(Registration):
         told.marital_status = patient.marital_status
         told.languages = list(dict.fromkeys([*told.languages, *patient.languages[1:]]))
         told.telecom = _kept(told.telecom, patient.telecom)
-        told.address = [*told.address, *patient.address[1:]]
+        told.address = [*_on_top(told.address, patient.address), *patient.address[1:]]
         told.contact = [*told.contact, *patient.contact[1:]]
         return patients.change(session, patient, told, identifiers=identifiers(form), region=region())
 
@@ -378,7 +378,9 @@ def _first(points: list[dict[str, Any]], system: str) -> str:
 
 def _kept(told: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The form holds the first phone and the first e-mail; the further ones stay as they were."""
-    kept, skipped = list(told), set()
+    first = {point.get("system"): point for point in reversed(before)}
+    kept = [{**point, **first.get(point["system"], {}), "value": point["value"]} for point in told]
+    skipped = set()
     for point in before:
         system = point.get("system")
         if system in ("phone", "email") and system not in skipped:
@@ -386,6 +388,12 @@ def _kept(told: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict
             continue
         kept.append(point)
     return kept
+
+
+def _on_top(told: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An address as the form has it, with whatever more was known of it before; what was empty stays away."""
+    known = before[0] if before else {}
+    return [{k: v for k, v in {**known, **place}.items() if v or k in known} for place in told]
 
 
 class PatientList(RecordView):

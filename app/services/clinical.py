@@ -78,7 +78,7 @@ def sizes(session: Session, patient_id: int) -> dict[str, int]:
 
 
 def part(session: Session, name: str, patient_id: int, limit: int = LONGEST_PART) -> Sequence[Any]:
-    """One part of a chart, what still stands first and then the newest. Raises Forbidden (from the gate) where the actor may not read it."""
+    """One part of a chart, what still stands first and then the newest. Raises Forbidden, from the gate."""
     model, when = CHART[name]
     statement = select(model).where(model.patient_id == patient_id)
     if name in STANDING:

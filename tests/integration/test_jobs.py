@@ -167,6 +167,8 @@ class House:
                     os.killpg(process.pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
+        # Redis gives a job to a worker it has not yet seen die; RQ finds it again, but only after a minute.
+        assert eventually(lambda: not any("b" in client["flags"] for client in self.redis.client_list()))
         guard.session.remove()
         self.engine.dispose()
         self.redis.close()
