@@ -290,8 +290,10 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
 def open_house(settings: Settings) -> None:
     """Connect the database and the trail for a process that works with records outside the web server."""
     from app import guard, trail
+    from app.logs import speak
 
     os.environ.update(settings.to_environment())
+    speak(settings.log_level)
     guard.connect(settings.database_url)
     if weaknesses := trail.connect(settings.trail_redis_url, settings.spool_directory).weaknesses():
         raise CannotStart(f"The trail's Redis could lose what it has acknowledged: {'; '.join(weaknesses)}.")

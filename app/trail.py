@@ -130,8 +130,14 @@ class Spool:
 
     def _open(self) -> IO[bytes]:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (self.directory / f"{uuid7()}.open").open("ab")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            path = self.directory / f"{uuid7()}.open"
+            file = path.open("ab")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The drainer takes a file nobody has locked for a dead writer's; if it was quicker, this one is gone.
+            if path.exists():
+                break
+            file.close()
         directory = os.open(self.directory, os.O_RDONLY)
         try:
             os.fsync(directory)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import redis
-import structlog
 from flask import Flask, g, request, url_for
 from flask_appbuilder import AppBuilder
 from flask_session import Session
@@ -18,6 +16,7 @@ from flask_talisman import Talisman
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import guard, trail
+from app.logs import speak
 from views import errors, security, speech
 
 HERE = Path(__file__).parent
@@ -153,22 +152,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "SIGN_IN_RATE": "30 per minute",
         "TEMPLATES_AUTO_RELOAD": settings.debug,
     }
-
-
-def speak(level: str) -> None:
-    """Structured lines on standard error, one event each."""
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s")
-    for noisy in ("flask_appbuilder", "werkzeug"):
-        logging.getLogger(noisy).setLevel("ERROR")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        cache_logger_on_first_use=False,
-    )
 
 
 def _home() -> Any:

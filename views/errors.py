@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from flask import Flask, current_app, g, jsonify, make_response, redirect, render_template, request, url_for
+from flask import Flask, g, jsonify, make_response, redirect, render_template, request, url_for
 from flask.globals import request_ctx
+from flask.sessions import NullSession, SecureCookieSession
 from flask_babel import gettext
 from flask_limiter.errors import RateLimitExceeded
 from flask_wtf.csrf import CSRFError
@@ -137,11 +138,23 @@ def broken(error: Exception) -> Response:
     return answer(refusal or InternalServerError())
 
 
+class Unkept(NullSession):
+    """A session for one answer, kept nowhere."""
+
+    __setitem__ = SecureCookieSession.__setitem__
+    __delitem__ = SecureCookieSession.__delitem__
+    clear = SecureCookieSession.clear
+    pop = SecureCookieSession.pop
+    popitem = SecureCookieSession.popitem
+    update = SecureCookieSession.update
+    setdefault = SecureCookieSession.setdefault
+
+
 def _without_session() -> None:
     """Let the answer be made where the session could not even be opened, as when its Redis is away."""
     context = request_ctx._get_current_object()  # type: ignore[attr-defined]
     if context._session is None:
-        context._session = current_app.session_interface.make_null_session(current_app)
+        context._session = Unkept()
 
 
 def _where(error: BaseException) -> list[str]:

@@ -203,7 +203,7 @@ def standing(form: RegistrationForm, told: patients.Demographics) -> patients.De
 def photo(form: RegistrationForm) -> bytes | None:
     """The picture sent along, or None. Raises Invalid for anything that is no JPEG or PNG."""
     sent = form.photo.data
-    image = sent.read() if sent else b""
+    image = sent.read() if hasattr(sent, "read") else b""
     if not image:
         return None
     sent.seek(0)
@@ -379,7 +379,7 @@ def _first(points: list[dict[str, Any]], system: str) -> str:
 def _kept(told: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The form holds the first phone and the first e-mail; the further ones stay as they were."""
     first = {point.get("system"): point for point in reversed(before)}
-    kept = [{**point, **first.get(point["system"], {}), "value": point["value"]} for point in told]
+    kept = [{**first.get(point["system"], point), "value": point["value"]} for point in told]
     skipped = set()
     for point in before:
         system = point.get("system")

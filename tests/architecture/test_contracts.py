@@ -148,7 +148,9 @@ def doors(tree: ast.Module) -> set[str]:
 
 def test_nobody_passes_beside_the_gate_who_has_no_reason_to() -> None:
     used = {path: doors(tree) for path, tree in sources("app", "views", "jobs") if doors(tree)}
-    assert {path: found - BESIDE.get(path, set()) for path, found in used.items() if found - BESIDE.get(path, set())} == {}
+    assert {
+        path: found - BESIDE.get(path, set()) for path, found in used.items() if found - BESIDE.get(path, set())
+    } == {}
 
 
 def test_the_search_for_doors_finds_them() -> None:
@@ -169,7 +171,9 @@ def test_nothing_reads_the_settings_of_the_machine_by_itself() -> None:
 
 def test_no_test_replaces_our_own_code() -> None:
     forbidden = re.compile(r"\bunittest\.mock\b|\bMagicMock\b|\bmocker\b|\bpatch\(")
-    ours = re.compile(r"monkeypatch\.setattr\(\s*[\"']?(?:app|views|models|jobs|guard|trail|policy|patients|clinical)\b")
+    ours = re.compile(
+        r"monkeypatch\.setattr\(\s*[\"']?(?:app|views|models|jobs|guard|trail|policy|patients|clinical)\b"
+    )
     for path in sorted((ROOT / "tests").rglob("*.py")):
         if path == Path(__file__):
             continue
@@ -187,7 +191,9 @@ def pages() -> list[Path]:
     return found
 
 
-REMOTE = re.compile(r"""(?:src|href|action|url|import|from)\s*[=(]?\s*["'(]\s*(?:https?:)?//(?!www\.w3\.org)""", re.IGNORECASE)
+REMOTE = re.compile(
+    r"""(?:src|href|action|url|import|from)\s*[=(]?\s*["'(]\s*(?:https?:)?//(?!www\.w3\.org)""", re.IGNORECASE
+)
 HANDLER = re.compile(r"<[^>{}]*\son[a-z]+\s*=", re.IGNORECASE)
 STYLE = re.compile(r"<[^>]*\sstyle\s*=", re.IGNORECASE)
 SAFE = re.compile(r"\{[{%](?!\s*(?:widgets\.get|form_widget|list_widget)\()[^}]*\|\s*safe\b|Markup\(")
@@ -213,7 +219,9 @@ def test_no_template_has_what_the_content_policy_forbids(pattern: re.Pattern[str
 def test_every_script_in_a_template_carries_the_nonce() -> None:
     for path in pages():
         for tag in re.findall(r"<script\b[^>]*>", path.read_text()):
-            assert "nonce" in tag or "src=" in tag or 'type="application/json"' in tag, f"{path.relative_to(ROOT)}: {tag}"
+            assert "nonce" in tag or "src=" in tag or 'type="application/json"' in tag, (
+                f"{path.relative_to(ROOT)}: {tag}"
+            )
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,11 @@ def addresses(app: Flask, values: dict[str, Any]) -> Iterator[tuple[str, str, st
 def values_of(hospital: Hospital, number: int = 1) -> dict[str, Any]:
     """Arguments that lead to something: a patient's number, and one row of everything."""
     rows = hospital.rows if number else hospital.own_rows
-    return {"patient_id": hospital.patients[number], "pk": hospital.patients[number], "link_id": rows.get("PatientLink", 1)}
+    return {
+        "patient_id": hospital.patients[number],
+        "pk": hospital.patients[number],
+        "link_id": rows.get("PatientLink", 1),
+    }
 
 
 def asked(client: FlaskClient, method: str, address: str) -> Any:
@@ -155,7 +159,13 @@ def test_every_route_says_who_may_open_it(app: Flask) -> None:
     """`open_to`, `open_to_all`, a `policy` of a CommandView, `has_access` or `protect`: one of them, on every view."""
     silent = []
     for rule in app.url_map.iter_rules():
-        if rule.endpoint in OPEN | {"SignInView.logout", "TokenApi.login", "TokenApi.refresh", "LocaleView.index", "UtilView.back"}:
+        if rule.endpoint in OPEN | {
+            "SignInView.logout",
+            "TokenApi.login",
+            "TokenApi.refresh",
+            "LocaleView.index",
+            "UtilView.back",
+        }:
             continue
         function = app.view_functions[rule.endpoint]
         owner = getattr(function, "__self__", None)

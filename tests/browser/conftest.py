@@ -58,15 +58,19 @@ class Complaints:
         page.on("pageerror", lambda error: self.found.append(f"script: {error}"))
         page.on(
             "console",
-            lambda line: self.found.append(f"console: {line.text}")
-            if line.type == "error" and "status of 4" not in line.text
-            else None,
+            lambda line: (
+                self.found.append(f"console: {line.text}")
+                if line.type == "error" and "status of 4" not in line.text
+                else None
+            ),
         )
         page.on(
             "request",
-            lambda request: self.found.append(f"elsewhere: {request.url}")
-            if not request.url.startswith((self.address, "data:", "blob:"))
-            else None,
+            lambda request: (
+                self.found.append(f"elsewhere: {request.url}")
+                if not request.url.startswith((self.address, "data:", "blob:"))
+                else None
+            ),
         )
 
 

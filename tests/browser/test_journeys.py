@@ -98,7 +98,9 @@ def test_a_refused_form_keeps_what_was_typed(sit_down: SitDown) -> None:
     assert desk.locator("#birth_date").get_attribute("aria-invalid") == "true"
 
 
-@pytest.mark.parametrize("username", ["admin", "reception", "nurse", "doctor", "lab", "pharmacist", "billing", "privacy"])
+@pytest.mark.parametrize(
+    "username", ["admin", "reception", "nurse", "doctor", "lab", "pharmacist", "billing", "privacy"]
+)
 def test_every_page_of_every_role_is_whole_narrow_and_wide(sit_down: SitDown, hospital: Any, username: str) -> None:
     """No page scrolls sideways at 320 px, each has one heading of the first level and a title, none complains."""
     for width, scheme in ((320, "dark"), (1440, "light")):

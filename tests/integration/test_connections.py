@@ -22,6 +22,8 @@ from tests import factories
 from tests.conftest import Database
 from tests.factories import Hospital
 
+pytestmark = pytest.mark.usefixtures("app")
+
 Acting = Callable[[str], AbstractContextManager[Any]]
 
 

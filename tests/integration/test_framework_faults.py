@@ -106,7 +106,9 @@ def test_the_framework_still_shares_them(app: Flask) -> None:
 
 def test_no_resource_shows_a_column_by_default(app: Flask, api_as: Callable[[str], FlaskClient]) -> None:
     """Left alone, the framework shows created_by, and with it the hash of a password."""
-    resources = [view for view in app.appbuilder.baseviews if hasattr(view, "columns") and hasattr(view, "list_columns")]
+    resources = [
+        view for view in app.appbuilder.baseviews if hasattr(view, "columns") and hasattr(view, "list_columns")
+    ]
     assert len(resources) > 10
     for view in resources:
         assert tuple(view.list_columns) == tuple(view.show_columns) == tuple(view.columns) != ()
@@ -145,13 +147,32 @@ def test_driver_text_never_reaches_a_person(client_as: ClientAs, api_as: Callabl
     fields = {"name": "Other", "code": "NOR", "time_zone": "Europe/Madrid", "currency": "EUR", "languages": "es"}
     pages = [admin.submit("/branches/add", fields)]
     assert pages[0].status_code == 409
-    pages.append(admin.submit("/users/add", {
-        **{"username": "doctor", "first_name": "A", "last_name": "B", "email": "new@example.org", "active": "y"},
-        **{"roles": ["1"], "password": "long enough 1", "conf_password": "long enough 1"},
-    }))
-    pages.append(desk.post("/api/v1/patient/", json={
-        "family": "Twice", "given": "Told", "insist": True, "identifiers": [{"system": "passport", "value": "PASS0001"}]
-    }))
+    pages.append(
+        admin.submit(
+            "/users/add",
+            {
+                "username": "doctor",
+                "first_name": "A",
+                "last_name": "B",
+                "email": "new@example.org",
+                "active": "y",
+                "roles": ["1"],
+                "password": "long enough 1",
+                "conf_password": "long enough 1",
+            },
+        )
+    )
+    pages.append(
+        desk.post(
+            "/api/v1/patient/",
+            json={
+                "family": "Twice",
+                "given": "Told",
+                "insist": True,
+                "identifiers": [{"system": "passport", "value": "PASS0001"}],
+            },
+        )
+    )
     assert pages[-1].status_code == 409
     for answer in pages:
         assert answer.status_code in (409, 422)
@@ -336,10 +357,18 @@ def test_registering_is_one_unit(client_as: ClientAs) -> None:
     """A number that is taken undoes the patient it was given with."""
     desk = client_as("reception")
     before = factories.number_of(Patient)
-    answer = desk.submit("/patients/register/", {
-        "family": "Undone", "given": "Una", "insist": "1", "gender": "female", "sex_for_clinical_use": "unknown",
-        "identifier_system": "passport", "identifier_value": "PASS0002",
-    })
+    answer = desk.submit(
+        "/patients/register/",
+        {
+            "family": "Undone",
+            "given": "Una",
+            "insist": "1",
+            "gender": "female",
+            "sex_for_clinical_use": "unknown",
+            "identifier_system": "passport",
+            "identifier_value": "PASS0002",
+        },
+    )
     assert answer.status_code == 409
     assert factories.number_of(Patient) == before
     with guard.acting_as(service("demo")):

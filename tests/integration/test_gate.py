@@ -81,7 +81,9 @@ def contents() -> dict[str, Any]:
     """A digest of every table, past the gate."""
     with guard.engine().connect() as connection:
         return {
-            name: connection.scalar(text(f"SELECT md5(coalesce(string_agg(t::text, '|' ORDER BY id), '')) FROM {name} t"))
+            name: connection.scalar(
+                text(f"SELECT md5(coalesce(string_agg(t::text, '|' ORDER BY id), '')) FROM {name} t")
+            )
             for name in WATCHED
         }
 
@@ -224,7 +226,9 @@ def a_cte(s: Any, h: Hospital) -> Any:
 @probe("doctor")
 def a_recursive_cte(s: Any, h: Hospital) -> Any:
     seed = select(Patient.id, Patient.family).cte("walk", recursive=True)
-    return s.execute(select(seed.union_all(select(Patient.id, Patient.family).where(Patient.id == seed.c.id + 1)))).all()
+    return s.execute(
+        select(seed.union_all(select(Patient.id, Patient.family).where(Patient.id == seed.c.id + 1)))
+    ).all()
 
 
 @probe("doctor")
@@ -512,9 +516,13 @@ def a_masked_column_through_any(s: Any, h: Hospital) -> Any:
 
 @probe("reception")
 def a_masked_column_through_has(s: Any, h: Hospital) -> Any:
-    return s.scalars(select(PatientIdentifier).where(PatientIdentifier.patient.has(
-        exists().where(Encounter.patient_id == Patient.id, Encounter.reason == factories.REASON)
-    ))).all()
+    return s.scalars(
+        select(PatientIdentifier).where(
+            PatientIdentifier.patient.has(
+                exists().where(Encounter.patient_id == Patient.id, Encounter.reason == factories.REASON)
+            )
+        )
+    ).all()
 
 
 @probe("privacy")
@@ -674,7 +682,9 @@ def rows_by_the_bare_table_in_a_join(s: Any, h: Hospital) -> Any:
 @probe("nurse")
 def rows_by_an_alias_of_the_bare_table(s: Any, h: Hospital) -> Any:
     bare = Observation.__table__.alias("bare")
-    return s.scalars(select(Patient).where(exists().where(bare.c.patient_id == Patient.id, bare.c.code == "718-7"))).all()
+    return s.scalars(
+        select(Patient).where(exists().where(bare.c.patient_id == Patient.id, bare.c.code == "718-7"))
+    ).all()
 
 
 @probe("nurse")
@@ -825,9 +835,13 @@ LAB = {"laboratory"}
         ),
         pytest.param(lambda s: s.query(Observation).union(s.query(Observation)).all(), id="union"),
         pytest.param(lambda s: s.query(Observation).from_statement(select(Observation)).all(), id="from_statement"),
-        pytest.param(lambda s: s.scalars(select(Observation).where(literal(True) | Observation.id.is_(None))).all(), id="or"),
+        pytest.param(
+            lambda s: s.scalars(select(Observation).where(literal(True) | Observation.id.is_(None))).all(), id="or"
+        ),
         pytest.param(lambda s: s.scalars(select(Observation).options(load_only(Observation.id))).all(), id="load_only"),
-        pytest.param(lambda s: [o for o, _ in s.execute(select(Observation, Patient).join(Observation.patient))], id="join"),
+        pytest.param(
+            lambda s: [o for o, _ in s.execute(select(Observation, Patient).join(Observation.patient))], id="join"
+        ),
     ],
 )
 def test_every_way_to_read_gives_the_rows_in_scope(
@@ -865,8 +879,11 @@ def counts(username: str, model: Any, acting: Acting) -> set[int]:
             s.scalar(select(select(func.count(model.id)).scalar_subquery())),
             s.scalar(select(func.count()).select_from(select(model.id).limit(1000).subquery())),
             s.scalar(select(func.count()).select_from(aliased(model))),
-            s.execute(select(func.count().label("n"), select(func.count()).select_from(model).scalar_subquery())
-                      .select_from(model)).one()[1],
+            s.execute(
+                select(func.count().label("n"), select(func.count()).select_from(model).scalar_subquery()).select_from(
+                    model
+                )
+            ).one()[1],
             len(s.scalars(whole).all()),
         }
 
@@ -1008,9 +1025,9 @@ def test_a_lazy_relation_leads_into_nothing_that_is_not_granted(acting: Acting, 
     with acting("lab"):
         row = guard.session().scalars(select(Observation).options(defaultload(Observation.encounter))).first()
         guard.session().expunge_all()
-        lazily = select(Observation).options(*(
-            option for option in (selectinload(Observation.patient).lazyload(Patient.identifiers),)
-        ))
+        lazily = select(Observation).options(
+            *(option for option in (selectinload(Observation.patient).lazyload(Patient.identifiers),))
+        )
         row = guard.session().scalars(lazily).first()
         assert [number.patient_id for number in row.patient.identifiers] == [row.patient_id]
 
@@ -1036,9 +1053,7 @@ def test_a_relation_leads_to_no_row_out_of_scope(acting: Acting, hospital: Hospi
         pytest.param(lambda s, row: s.merge(row, load=False), id="merge without a load"),
     ],
 )
-def test_an_object_that_was_never_shown_does_not_fill_itself(
-    bring: Any, acting: Acting, hospital: Hospital
-) -> None:
+def test_an_object_that_was_never_shown_does_not_fill_itself(bring: Any, acting: Acting, hospital: Hospital) -> None:
     with acting("patient"):
         s = guard.session()
         row = Patient(id=hospital.patients[1])
@@ -1136,7 +1151,15 @@ def a_number_moved_to_somebody_else(s: Any, h: Hospital) -> None:
 def a_line_of_the_trail(s: Any, h: Hospital) -> None:
     s.add(
         AuditEvent(
-            type="rest", subtype="read", action="R", outcome=0, agent_name="", roles=[], purpose="", channel="", entities=[]
+            type="rest",
+            subtype="read",
+            action="R",
+            outcome=0,
+            agent_name="",
+            roles=[],
+            purpose="",
+            channel="",
+            entities=[],
         )
     )
 
@@ -1282,5 +1305,7 @@ def test_the_unused_names_of_the_imports_are_probes_too(acting: Acting, hospital
         ).all()
     assert "34911234567" not in str(refused.value)
     with acting("privacy"):
-        found = guard.session().scalars(select(Practitioner).where(Practitioner.family == bindparam("f", "Nurse"))).all()
+        found = (
+            guard.session().scalars(select(Practitioner).where(Practitioner.family == bindparam("f", "Nurse"))).all()
+        )
         assert [person.given for person in found] == ["Nora"]

@@ -266,7 +266,8 @@ def test_waiting_counts_what_waits_and_what_gave_up(house: House) -> None:
 def test_nothing_is_pickled(house: House) -> None:
     assert house.queue("fine", 5).serializer is JSONSerializer
     job = house.queue("fine", 5)
-    assert b'"chores.fine"' in decompress(house.redis.hget(job.key, "data") or b"")
+    written: Any = house.redis.hget(job.key, "data")
+    assert b'"chores.fine"' in decompress(written)
     with pytest.raises(TypeError, match="JSON"):
         base.queue_named("chores").enqueue_call("chores.fine", args=(object(),))
 

@@ -14,13 +14,15 @@ import pytest
 import redis
 from flask import Flask
 from sqlalchemy import text
+from werkzeug.datastructures import FileStorage
+from werkzeug.test import encode_multipart
 
 from app import guard, trail
 from models.organization import Branch, Organization
 from models.patients import Patient
 from ops.servers import Servers, free_port
 from tests import factories
-from tests.conftest import Browser, Database, Settings, csrf_of
+from tests.conftest import Browser, Database, Settings, csrf_of, filled
 from tests.factories import Hospital
 
 ClientAs = Callable[[str], Browser]
@@ -43,9 +45,17 @@ def test_somebody_is_registered_at_the_branch_of_the_desk(client_as: ClientAs, h
     answer = desk.submit(
         REGISTER,
         {
-            **{"family": "Nuevo", "given": "Ana", "birth_date": "5 Mar 1970", "gender": "female", "phone": "611 22 33 44"},
-            **{"email": "ana@example.org", "city": "Madrid", "country": "ES", "language": "es"},
-            **{"identifier_system": "passport", "identifier_value": "XN1"},
+            "family": "Nuevo",
+            "given": "Ana",
+            "birth_date": "5 Mar 1970",
+            "gender": "female",
+            "phone": "611 22 33 44",
+            "email": "ana@example.org",
+            "city": "Madrid",
+            "country": "ES",
+            "language": "es",
+            "identifier_system": "passport",
+            "identifier_value": "XN1",
         },
     )
     assert answer.status_code == 302
@@ -128,14 +138,22 @@ def test_what_does_not_hold_is_refused_and_what_was_typed_stays(name: str, clien
 def test_a_photo_is_a_picture_of_a_sensible_size(content: bytes, status: int, client_as: ClientAs) -> None:
     desk = client_as("reception")
     before = factories.number_of(Patient)
-    data = {"family": "Photo", "given": str(len(content)), "insist": "1", "photo": (io.BytesIO(content), "x.jpg")}
-    answer = desk.submit(REGISTER, data, content_type="multipart/form-data")
+    typed = {"family": "Photo", "given": f"Of{len(content)}", "insist": "1"}
+    picture_file = FileStorage(io.BytesIO(content), "x.jpg", "photo")
+    boundary, body = encode_multipart({**filled(desk.page(REGISTER)), **typed, "photo": picture_file})
+    answer = desk.post(REGISTER, data=body, content_type=f"multipart/form-data; boundary={boundary}")
     assert answer.status_code == status
     assert factories.number_of(Patient) - before == (status == 302)
     if status == 302 and content:
         number = answer.headers["Location"].split("/patients/")[1].split("/")[0]
         picture = desk.get(f"/patients/{number}/photo")
         assert (picture.data, picture.content_type) == (content, "image/jpeg")
+
+
+def test_a_photo_that_is_no_file_counts_as_none(client_as: ClientAs) -> None:
+    desk = client_as("reception")
+    assert desk.submit(REGISTER, {"family": "Photo", "given": "Text", "insist": "1", "photo": "x"}).status_code == 302
+    assert registered("Photo")[-1]["photo"] is None
 
 
 def test_more_than_is_taken_at_once_is_refused(client_as: ClientAs) -> None:
@@ -150,16 +168,29 @@ def test_more_than_is_taken_at_once_is_refused(client_as: ClientAs) -> None:
 
 def test_html_is_only_text_in_every_field_and_on_every_page(client_as: ClientAs) -> None:
     desk = client_as("reception")
-    nasty = {
-        name: NASTY
-        for name in ("family", "second_family", "given", "address_line", "city", "kin_name", "identifier_value", "name_in_use")
+    nasty = dict.fromkeys(
+        ("family", "second_family", "given", "address_line", "city", "kin_name", "identifier_value", "name_in_use"),
+        NASTY,
+    )
+    more = {
+        "insist": "1",
+        "identifier_system": "passport",
+        "prefix": "<b>Dr",
+        "kin_relationship": "<i>x",
+        "postal_code": "<u>",
     }
-    more = {"insist": "1", "identifier_system": "passport", "prefix": "<b>Dr", "kin_relationship": "<i>x", "postal_code": "<u>"}
     answer = desk.submit(REGISTER, {**nasty, **more})
     assert answer.status_code == 302, answer.text
     chart = answer.headers["Location"].split("?")[0]
     for client in (desk, client_as("doctor"), client_as("privacy")):
-        for address in (chart, f"{chart}?tab=visits", "/", "/patients/all/list/?psize_PatientList=100", "/patients/?q=script", "/trail/"):
+        for address in (
+            chart,
+            f"{chart}?tab=visits",
+            "/",
+            "/patients/all/list/?psize_PatientList=100",
+            "/patients/?q=script",
+            "/trail/",
+        ):
             shown = client.get(address).text
             for bad in ("<script>alert", "<img src=x", "onerror=alert(1)>", "<b>Dr", "<i>x", "${49}", "{{49", ">49<"):
                 assert bad not in shown, f"{address} shows {bad}"
@@ -167,8 +198,19 @@ def test_html_is_only_text_in_every_field_and_on_every_page(client_as: ClientAs)
     assert "<script>alert" not in desk.get(f"{chart}edit/").text
 
 
-@pytest.mark.parametrize("address", ["/patients/?q={}", "/patients/register/?family={}", "/organizations/list/?_flt_0_name={}",
-                                     "/trail/?person={}&patient={}", "/patients/1/?tab={}", "/{}", "/lang/{}", "/login/?next={}"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/patients/?q={}",
+        "/patients/register/?family={}",
+        "/organizations/list/?_flt_0_name={}",
+        "/trail/?person={}&patient={}",
+        "/patients/1/?tab={}",
+        "/{}",
+        "/lang/{}",
+        "/login/?next={}",
+    ],
+)
 def test_html_in_an_address_is_only_text(address: str, client_as: ClientAs) -> None:
     client = client_as("admin")
     answer = client.get(address.replace("{}", "%3Cscript%3Ealert(1)%3C/script%3E%22onload=%22"))
@@ -184,8 +226,6 @@ def test_of_two_changes_made_on_one_version_the_second_is_told(client_as: Client
     key = hospital.patients[8]
     one, two = client_as("reception"), client_as("nurse")
     address = f"/patients/{key}/edit/"
-    from tests.conftest import filled
-
     first, second = filled(one.page(address)), filled(two.page(address))
     assert first["version"] == second["version"]
     assert one.post(address, data={**first, "given": "First"}).status_code == 302
@@ -224,7 +264,19 @@ def test_those_who_only_read_change_nothing(username: str, client_as: ClientAs, 
 
 
 @pytest.mark.parametrize(
-    "q", ["vandersloot", "xerxes vander", "Müller", "muller", "obrien", "w1000002", "30/11/1982", "PASS0001", "911234568", "vandersloor"]
+    "q",
+    [
+        "vandersloot",
+        "xerxes vander",
+        "Müller",
+        "muller",
+        "obrien",
+        "w1000002",
+        "30/11/1982",
+        "PASS0001",
+        "911234568",
+        "vandersloor",
+    ],
 )
 def test_the_box_finds_people_by_whatever_is_known(q: str, client_as: ClientAs) -> None:
     client = client_as("reception")
@@ -235,7 +287,9 @@ def test_the_box_finds_people_by_whatever_is_known(q: str, client_as: ClientAs) 
     assert found[0]["mrn"] in page.text
 
 
-@pytest.mark.parametrize("q", ["", " ", "%", "_", "\\", "'", '"', "a" * 5000, "\x00", "%00", "0", "🙂", "))((", "W1", "1/1/1"])
+@pytest.mark.parametrize(
+    "q", ["", " ", "%", "_", "\\", "'", '"', "a" * 5000, "\x00", "%00", "0", "🙂", "))((", "W1", "1/1/1"]
+)
 def test_the_box_takes_anything(q: str, client_as: ClientAs) -> None:
     client = client_as("reception")
     for address in ("/patients/", "/patients/find.json"):
@@ -286,9 +340,23 @@ def test_two_records_are_said_to_be_of_two_people(client_as: ClientAs, hospital:
 
 def test_the_hospital_is_kept_by_its_administrator(client_as: ClientAs, hospital: Hospital) -> None:
     admin = client_as("admin")
-    branch = {"name": "New Clinic", "code": "NEW", "time_zone": "Europe/Paris", "currency": "EUR", "languages": "fr en", "country": "FR"}
+    branch = {
+        "name": "New Clinic",
+        "code": "NEW",
+        "time_zone": "Europe/Paris",
+        "currency": "EUR",
+        "languages": "fr en",
+        "country": "FR",
+    }
     assert admin.submit("/branches/add", branch).status_code == 302
-    for wrong in ({"code": "x!"}, {"time_zone": "Mars/Base"}, {"currency": "ZZZ"}, {"languages": "klingon!"}, {"name": ""}, {"name": "x" * 300}):
+    for wrong in (
+        {"code": "x!"},
+        {"time_zone": "Mars/Base"},
+        {"currency": "ZZZ"},
+        {"languages": "klingon!"},
+        {"name": ""},
+        {"name": "x" * 300},
+    ):
         before = factories.number_of(Branch), factories.number_of(Organization)
         answer = admin.submit("/branches/add", {**branch, "code": "OTHER", **wrong})
         assert answer.status_code == 422, wrong
@@ -302,9 +370,24 @@ def test_the_hospital_is_kept_by_its_administrator(client_as: ClientAs, hospital
 def test_the_trail_page_takes_whatever_is_asked(client_as: ClientAs) -> None:
     officer = client_as("privacy")
     for query in (
-        "patient=vandersloot", "patient=W1000002", "person=nora", "action=R", "outcome=4", "from=2026-01-01&to=2026-12-31",
-        "action=X", "outcome=x", "branch=x", "branch=1", "from=yesterday", "before=x", "before=x~y", "person=%25", "patient=%00",
-        "to=9999-12-31", "from=0001-01-01", "branch=99999999999999999999999",
+        "patient=vandersloot",
+        "patient=W1000002",
+        "person=nora",
+        "action=R",
+        "outcome=4",
+        "from=2026-01-01&to=2026-12-31",
+        "action=X",
+        "outcome=x",
+        "branch=x",
+        "branch=1",
+        "from=yesterday",
+        "before=x",
+        "before=x~y",
+        "person=%25",
+        "patient=%00",
+        "to=9999-12-31",
+        "from=0001-01-01",
+        "branch=99999999999999999999999",
     ):
         assert officer.get(f"/trail/?{query}").status_code in (200, 422), query
     assert officer.get("/trail/?patient=911234567").status_code in (200, 403)
@@ -319,7 +402,7 @@ def says_sorry(answer: Any) -> None:
     """503, a sentence, and nothing of what happened inside."""
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
-    for word in ("Traceback", "psycopg", "sqlalchemy", "redis", "OperationalError", "File \"", "127.0.0.1"):
+    for word in ("Traceback", "psycopg", "sqlalchemy", "redis", "OperationalError", 'File "', "127.0.0.1"):
         assert word not in answer.text, word
 
 
@@ -370,8 +453,10 @@ def test_a_connection_that_breaks_in_the_middle_is_replaced(client_as: ClientAs,
     for _ in range(3):
         with guard.engine().connect() as connection:
             connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                     "WHERE datname = current_database() AND pid <> pg_backend_pid()")
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
             )
         statuses = [client.get(address).status_code for _ in range(3)]
         assert set(statuses) <= {200, 503}
@@ -423,6 +508,7 @@ def test_without_the_sessions_there_is_a_sentence(
 def trail_at(servers: Servers, spool: Path) -> Iterator[Callable[[int, Path], None]]:
     """Lets the trail write elsewhere for the rest of the test."""
     yield lambda port, folder: trail.connect(f"redis://127.0.0.1:{port}/0", folder) and None
+    trail.the_trail().spool.close()
     trail.connect(servers.trail_redis_url, spool)
 
 
@@ -436,13 +522,22 @@ def test_without_the_trail_a_page_goes_to_the_disk_first(
 
 
 def test_what_cannot_be_recorded_is_not_shown(
-    client_as: ClientAs, trail_at: Callable[[int, Path], None], dead_port: int, tmp_path: Path, hospital: Hospital, capfd: Any
+    client_as: ClientAs,
+    trail_at: Callable[[int, Path], None],
+    dead_port: int,
+    tmp_path: Path,
+    hospital: Hospital,
+    capfd: Any,
 ) -> None:
     client = client_as("doctor")
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     trail_at(dead_port, blocked / "spool")
-    for address in (f"/patients/{hospital.patients[1]}/", f"/api/v1/patient/{hospital.patients[1]}", "/patients/?q=vandersloot"):
+    for address in (
+        f"/patients/{hospital.patients[1]}/",
+        f"/api/v1/patient/{hospital.patients[1]}",
+        "/patients/?q=vandersloot",
+    ):
         answer = client.get(address)
         says_sorry(answer)
         assert "andersloot" not in answer.text
@@ -473,7 +568,9 @@ def test_a_fault_of_ours_says_a_number_and_nothing_else(
     assert answer.headers["X-Request-Id"] in spoken.out + spoken.err
 
 
-def test_the_application_does_not_start_on_a_trail_that_could_lose_lines(servers: Servers, database: Database, spool: Path) -> None:
+def test_the_application_does_not_start_on_a_trail_that_could_lose_lines(
+    servers: Servers, database: Database, spool: Path
+) -> None:
     from views import create_app
 
     try:

@@ -50,7 +50,9 @@ def set_roles() -> Any:
         before.setdefault(username, held)
         sql("DELETE FROM ab_user_role WHERE user_id = :u", u=user)
         for role in roles:
-            sql("INSERT INTO ab_user_role (user_id, role_id) SELECT :u, id FROM ab_role WHERE name = :r", u=user, r=role)
+            sql(
+                "INSERT INTO ab_user_role (user_id, role_id) SELECT :u, id FROM ab_role WHERE name = :r", u=user, r=role
+            )
 
     yield change
     for username, held in before.items():
@@ -97,7 +99,14 @@ def test_signing_out_ends_the_session_on_the_server(client_as: ClientAs, browser
 
 @pytest.mark.parametrize(
     ("username", "password"),
-    [("doctor", "wrong"), ("nobody-here", PASSWORD), ("", ""), ("doctor\x00", PASSWORD), ("d" * 10_000, "x"), ("' OR 1=1 --", "x")],
+    [
+        ("doctor", "wrong"),
+        ("nobody-here", PASSWORD),
+        ("", ""),
+        ("doctor\x00", PASSWORD),
+        ("d" * 10_000, "x"),
+        ("' OR 1=1 --", "x"),
+    ],
 )
 def test_a_failed_sign_in_says_nothing_about_why(
     username: str, password: str, browser: Callable[[], Browser], trail_lines: TrailLines
@@ -129,7 +138,9 @@ def test_a_closed_account_cannot_sign_in(browser: Callable[[], Browser]) -> None
         close("lab", active=True)
 
 
-@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "target", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+)
 def test_signing_in_leads_nowhere_else(target: str, browser: Callable[[], Browser]) -> None:
     client = browser()
     token = csrf_of(client.page("/login/", query_string={"next": target}))
@@ -280,7 +291,11 @@ FORGERIES: dict[str, Callable[[Callable[..., str], str], str]] = {
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forged_token_opens_nothing(
-    name: str, forge: Callable[..., str], token_for: Callable[..., str], browser: Callable[[], Browser], hospital: Hospital
+    name: str,
+    forge: Callable[..., str],
+    token_for: Callable[..., str],
+    browser: Callable[[], Browser],
+    hospital: Hospital,
 ) -> None:
     token = FORGERIES[name](forge, token_for("doctor"))
     for address in ("/api/v1/patient/", f"/patients/{hospital.patients[1]}/"):
@@ -311,7 +326,10 @@ def test_a_refresh_token_only_serves_to_refresh(token_for: Callable[..., str], b
 
 
 def test_a_closed_account_is_out_with_the_next_request(
-    client_as: ClientAs, api_as: Callable[[str], FlaskClient], token_for: Callable[..., str], browser: Callable[[], Browser]
+    client_as: ClientAs,
+    api_as: Callable[[str], FlaskClient],
+    token_for: Callable[..., str],
+    browser: Callable[[], Browser],
 ) -> None:
     page, program = client_as("pharmacist"), api_as("pharmacist")
     refresh = {"Authorization": f"Bearer {token_for('pharmacist', 'refresh_token')}"}
@@ -378,7 +396,11 @@ def test_a_permission_ticked_on_the_role_page_counts_at_once_and_only_as_far_as_
         assert set(permissions_of(role)) == {*held, *taboo}
     assert nurse.get("/api/v1/clinical_note/").get_json()["count"] == 2
     for address in (
-        *("/api/v1/clinical_note/", f"/api/v1/clinical_note/{hospital.rows['ClinicalNote']}", "/api/v1/document_reference/"),
+        *(
+            "/api/v1/clinical_note/",
+            f"/api/v1/clinical_note/{hospital.rows['ClinicalNote']}",
+            "/api/v1/document_reference/",
+        ),
         *(f"/api/v1/document_reference/{hospital.rows['DocumentReference']}",),
         f"/patients/{hospital.patients[1]}/?tab=documents",
     ):
@@ -419,7 +441,11 @@ def test_a_patient_with_a_second_role_still_sees_only_themselves(
 def test_accounts_and_roles_are_the_administrators(username: str, client_as: ClientAs) -> None:
     client = client_as(username)
     before = sql("SELECT md5(string_agg(u::text, '|' ORDER BY id)) FROM ab_user u WHERE username <> :u", u=username)
-    token = csrf_of(client.page("/me/")) if "csrf_token" in client.page("/me/") else csrf_of(client.page("/resetmypassword/form"))
+    token = (
+        csrf_of(client.page("/me/"))
+        if "csrf_token" in client.page("/me/")
+        else csrf_of(client.page("/resetmypassword/form"))
+    )
     for address, data in (
         ("/users/add", {"username": "x", "first_name": "x", "last_name": "x", "email": "x@x.example"}),
         ("/users/edit/1", {"username": "x", "roles": ["1"]}),
@@ -433,7 +459,10 @@ def test_accounts_and_roles_are_the_administrators(username: str, client_as: Cli
         assert answer.status_code in (403, 404, 405, 302), address
         if answer.status_code == 302:
             assert "/login" in answer.headers["Location"] or answer.headers["Location"] in ("/", "http://localhost/")
-    assert sql("SELECT md5(string_agg(u::text, '|' ORDER BY id)) FROM ab_user u WHERE username <> :u", u=username) == before
+    assert (
+        sql("SELECT md5(string_agg(u::text, '|' ORDER BY id)) FROM ab_user u WHERE username <> :u", u=username)
+        == before
+    )
     assert not sql("SELECT 1 FROM ab_role WHERE name = 'x'")
 
 

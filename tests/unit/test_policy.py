@@ -80,7 +80,9 @@ def test_a_role_of_the_hospital_s_own_sees_no_narrative() -> None:
 
 def test_what_is_ticked_for_patients_is_only_ever_their_own() -> None:
     for further in ({}, {"volunteer": set()}, {"volunteer": {("read", "Room")}}):
-        granted = {Role.PATIENT: shipped(MATRIX[Role.PATIENT]) | {("read", "Observation"), ("read", "DiagnosticReport")}}
+        granted = {
+            Role.PATIENT: shipped(MATRIX[Role.PATIENT]) | {("read", "Observation"), ("read", "DiagnosticReport")}
+        }
         both = combine({**granted, **{name: frozenset(pairs) for name, pairs in further.items()}})
         for resource in ("Patient", "Observation", "DiagnosticReport", "Encounter"):
             assert both.rows[resource] is policy.self_only

@@ -45,7 +45,18 @@ def test_a_birth_date_as_people_write_it(typed: str, day: date | None, precision
 @pytest.mark.parametrize(
     "typed",
     [
-        *("yesterday", "0", "1", "32/01/1970", "29/02/2023", "1970-13-01", "1970-13", "00/00/1970", LATER.strftime("%d/%m/%Y"), str(LATER.year + 1)),
+        *(
+            "yesterday",
+            "0",
+            "1",
+            "32/01/1970",
+            "29/02/2023",
+            "1970-13-01",
+            "1970-13",
+            "00/00/1970",
+            LATER.strftime("%d/%m/%Y"),
+            str(LATER.year + 1),
+        ),
         *("1850", "1066", "9" * 40, "1970-03-05T10:00", "5 Foo 1970", "1/1", "--", "12/1970/12", "１９７０x"),
     ],
 )
@@ -102,7 +113,9 @@ def test_a_phone_number_is_kept_in_one_form(typed: str, region: str | None, kept
     assert phone(typed, region) == kept
 
 
-@pytest.mark.parametrize(("typed", "region"), [("611223344", None), ("12", "ES"), ("call me", "ES"), ("+34" + "1" * 20, None), ("", "ES")])
+@pytest.mark.parametrize(
+    ("typed", "region"), [("611223344", None), ("12", "ES"), ("call me", "ES"), ("+34" + "1" * 20, None), ("", "ES")]
+)
 def test_what_is_no_phone_number_is_refused(typed: str, region: str | None) -> None:
     with pytest.raises(Invalid) as refused:
         phone(typed, region)
