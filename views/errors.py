@@ -141,12 +141,12 @@ def broken(error: Exception) -> Response:
 class Unkept(NullSession):
     """A session for one answer, kept nowhere."""
 
-    __setitem__ = SecureCookieSession.__setitem__
-    __delitem__ = SecureCookieSession.__delitem__
-    clear = SecureCookieSession.clear
+    __setitem__ = SecureCookieSession.__setitem__  # type: ignore[assignment]
+    __delitem__ = SecureCookieSession.__delitem__  # type: ignore[assignment]
+    clear = SecureCookieSession.clear  # type: ignore[assignment]
     pop = SecureCookieSession.pop
-    popitem = SecureCookieSession.popitem
-    update = SecureCookieSession.update
+    popitem = SecureCookieSession.popitem  # type: ignore[assignment]
+    update = SecureCookieSession.update  # type: ignore[assignment]
     setdefault = SecureCookieSession.setdefault
 
 

@@ -179,16 +179,18 @@ class Bench:
                         self.progress.step(f"what recording costs, round {turn + 1}")
                         one = measured(self.crowd, web, scene, clients=8, seconds=self.seconds)
                         found.setdefault((scene.name, web is real), []).append(one)
-        self.say("", "### What recording costs (8 clients)", "")
-        self.say("| request | ms recorded | ms unrecorded | ratio | p50 recorded | p50 unrecorded |")
+        self.progress.step("what recording costs, by turns in one process")
+        alone = self.inside("recording", 1.0 if self.options.quick else 6.0)
+        self.say("", "### What recording costs", "")
+        self.say("| request | ms CPU recorded | unrecorded | ratio | p50 recorded, 8 clients | p50 unrecorded |")
         self.say("|---|---|---|---|---|---|")
         for scene in chosen:
-            on, off = found[scene.name, True], found[scene.name, False]
-            totals = [statistics.median(one["total"] for one in rounds) for rounds in (on, off)]
-            ratio = statistics.median(a["total"] / b["total"] for a, b in zip(on, off, strict=True))
-            halves = [percentile([v for one in rounds for v in one["latencies"]], 0.5) for rounds in (on, off)]
-            figures = f"{totals[0]:.2f} | {totals[1]:.2f} | {ratio:.2f} | {halves[0]:.1f} | {halves[1]:.1f}"
-            self.say(f"| {scene.name} | {figures} |")
+            on, off = alone[scene.name]["recorded"], alone[scene.name]["unrecorded"]
+            halves = [
+                percentile([value for one in found[scene.name, kind] for value in one["latencies"]], 0.5)
+                for kind in (True, False)
+            ]
+            self.say(f"| {scene.name} | {on:.2f} | {off:.2f} | {on / off:.2f} | {halves[0]:.1f} | {halves[1]:.1f} |")
 
     def drain(self) -> None:
         """What it costs to move the recorded lines into PostgreSQL afterwards."""
@@ -380,7 +382,7 @@ def main() -> int:
     rounds = 1 if options.quick else options.rounds
     steps = {
         "cost": rounds * 18,
-        "recording": rounds * 8,
+        "recording": rounds * 8 + 1,
         "growth": 8 if options.quick else 28,
         "import": 3,
     }

@@ -1,6 +1,6 @@
 """What can only be seen from within one process: statements, the gate's share, and a cache that is not in the product.
 
-`python -m tests.bench.inside statements|shares|cache SECONDS`, with the environment of a web process; answers in JSON.
+`python -m tests.bench.inside statements|shares|recording|cache SECONDS`, with the environment of a web process; answers in JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -118,6 +120,30 @@ def shares(seconds: float) -> dict[str, dict[str, float]]:
     return found
 
 
+def on_cpu(pid: int) -> float:
+    """Milliseconds a process's first thread has run (Linux)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
+
+
+def recording(seconds: float) -> dict[str, dict[str, float]]:
+    """CPU milliseconds of a request with the trail and with one that writes nothing, by turns in one process."""
+    desk = Desk()
+    pids = json.loads(os.environ["BENCH_PIDS"])["caches"]
+    write = trail.Trail.write
+    found: dict[str, dict[str, list[float]]] = {name: {"recorded": [], "unrecorded": []} for name in desk.pages}
+    for name, ask in desk.pages.items():
+        until = time.monotonic() + 2 * seconds
+        while time.monotonic() < until:
+            for kind in ("recorded", "unrecorded"):
+                trail.Trail.write = write if kind == "recorded" else lambda *_: None  # type: ignore[method-assign]
+                before = time.process_time() * 1000 + sum(map(on_cpu, pids))
+                for _ in range(10):
+                    ask()
+                found[name][kind].append((time.process_time() * 1000 + sum(map(on_cpu, pids)) - before) / 10)
+    trail.Trail.write = write  # type: ignore[method-assign]
+    return {name: {kind: median(figures) for kind, figures in kinds.items()} for name, kinds in found.items()}
+
+
 def cache(seconds: float) -> dict[str, float]:
     """CPU milliseconds of a search of 25 rows, from PostgreSQL and from a cache in Valkey, with what a miss costs.
 
@@ -178,8 +204,15 @@ def cache(seconds: float) -> dict[str, float]:
                 ask(words[count % len(words)])
                 count += 1
             spending[name].append((cpu() - before) / count * 1000)
-    return {name: sorted(figures)[len(figures) // 2] for name, figures in spending.items()}
+    return {name: median(figures) for name, figures in spending.items()}
 
+
+PARTS: dict[str, Callable[[float], Any]] = {
+    "statements": statements,
+    "shares": shares,
+    "recording": recording,
+    "cache": cache,
+}
 
 if __name__ == "__main__":
-    json.dump({"statements": statements, "shares": shares, "cache": cache}[sys.argv[1]](float(sys.argv[2])), sys.stdout)
+    json.dump(PARTS[sys.argv[1]](float(sys.argv[2])), sys.stdout)
