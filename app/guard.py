@@ -530,7 +530,7 @@ def _read(state: ORMExecuteState) -> None:
                         mapper.class_,
                         criterion._annotate({OURS: True}),
                         include_aliases=True,
-                        propagate_to_loaders=False,
+                        propagate_to_loaders=True,  # or a joined load would go unscoped; the others come by here again
                     )
                 )
     if rights.masked:
