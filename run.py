@@ -53,7 +53,7 @@ def application() -> "Flask":
 
     app = create_app(read_settings())
     gc.collect()
-    gc.freeze()  # what is loaded now stays: looking through it for garbage again and again costs a tenth of the time
+    gc.freeze()  # what is loaded now stays; looking through all of it for garbage stops every thread for a while
     return app
 
 

@@ -189,8 +189,11 @@ class Settings:
 @pytest.fixture(scope="module")
 def app(servers: Servers, database: Database, spool: Path) -> Flask:
     """The application as it is served: CSRF, limits and error pages are all on."""
+    from app import guard
     from views import branches, create_app
 
+    guard.session.remove()
+    guard.engine().dispose()  # the application opens one of its own
     redis.Redis.from_url(servers.redis_url).flushdb()
     branches.forget()
     return create_app(Settings(database.url, servers.redis_url, servers.trail_redis_url, spool))
