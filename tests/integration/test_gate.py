@@ -55,7 +55,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.types import String, Text
 
-from app import actor, guard, policy
+from app import actor, guard, policy, statements
 from app.errors import Forbidden, NotFound, NotSignedIn, Ungated
 from app.services import clinical, patients
 from models.audit import AuditEvent
@@ -1061,7 +1061,7 @@ def test_a_link_leads_a_patient_to_nobody_else(load: Any, database: Any, hospita
 
 
 def test_what_comes_along_with_an_object_is_asked_for_too() -> None:
-    touched = {mapper.class_ for mapper in guard.walk(select(Room)).mappers}
+    touched = {mapper.class_ for mapper in statements.walk(select(Room)).mappers}
     assert touched == {Room, Branch, Organization}
 
 
