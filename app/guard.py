@@ -454,12 +454,15 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
     for action, target, fields in changes:
         resource = target.resource() if isinstance(target, Protected) else type(target).__name__
         key = getattr(target, "patient_key", None)
-        patient_id = getattr(target, key) if key else None
+        whose = {getattr(target, key)} if key else {None}
+        if key in fields and action == "update":
+            whose.update(inspect(target).attrs[key].history.deleted)  # it was taken away from somebody
         named = {"fields": fields} if action == "update" else {}
-        entity = grouped.setdefault((action, patient_id), {}).setdefault(
-            f"{resource}:{','.join(named.get('fields', ()))}", {"type": resource, "ids": [], **named}
-        )
-        entity["ids"].append(target.id)
+        for patient_id in whose:
+            entity = grouped.setdefault((action, patient_id), {}).setdefault(
+                f"{resource}:{','.join(named.get('fields', ()))}", {"type": resource, "ids": [], **named}
+            )
+            entity["ids"].append(target.id)
     rows = []
     for (action, patient_id), entities in grouped.items():
         line = trail.event(LETTER[action], action, patient_id=patient_id, entities=list(entities.values()))

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 STREAM = "audit:v1"
 TIMEOUT = 0.5
 """Seconds Redis may take for a line before the spool is used instead."""
+PATIENCE = 20.0
+"""Seconds Redis may take to give or forget a batch of lines."""
 REST_AFTER_FAILURE = 1.0
 """Seconds Redis is left alone after it failed (circuit breaker)."""
 
@@ -162,6 +164,8 @@ class Trail:
         self.redis = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
+        # Moving thousands of lines may take its time; only writing one must not.
+        self.reader = redis.Redis.from_url(url, socket_timeout=PATIENCE, socket_connect_timeout=TIMEOUT)
         self.spool = Spool(spool)
         self.rests_until = 0.0
 

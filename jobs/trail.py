@@ -280,7 +280,7 @@ def drain_outbox(database: psycopg.Connection[Any]) -> int:
 
 def drain_stream(database: psycopg.Connection[Any]) -> int:
     """Move the oldest lines of the stream; gives how many were there. They leave it once they are committed."""
-    stream = trail.the_trail().redis
+    stream = trail.the_trail().reader
     batch, keys = Batch(), list[bytes]()
     start = "-"
     while len(batch) < BATCH:

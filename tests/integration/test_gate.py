@@ -58,8 +58,8 @@ from sqlalchemy.types import String, Text
 from app import actor, guard, policy, statements
 from app.errors import Forbidden, NotFound, NotSignedIn, Ungated
 from app.services import clinical, patients
-from models.audit import AuditEvent
-from models.clinical import ClinicalNote, Condition, DocumentReference, Encounter, Observation
+from models.audit import AuditEvent, AuditOutbox
+from models.clinical import AllergyIntolerance, ClinicalNote, Condition, DocumentReference, Encounter, Observation
 from models.imports import SourceResource
 from models.lab import DiagnosticReport
 from models.organization import Branch, Organization, Practitioner, Room
@@ -1328,3 +1328,15 @@ def test_the_unused_names_of_the_imports_are_probes_too(acting: Acting, hospital
             guard.session().scalars(select(Practitioner).where(Practitioner.family == bindparam("f", "Nurse"))).all()
         )
         assert [person.given for person in found] == ["Nora"]
+
+
+def test_a_row_moved_to_another_patient_is_a_line_for_both(acting: Acting, hospital: Hospital, savepoint: None) -> None:
+    mine, theirs = hospital.patients[0], hospital.patients[1]
+    with acting("doctor"):
+        with guard.unit_of_work() as session:
+            allergy = session.scalars(select(AllergyIntolerance).where(AllergyIntolerance.patient_id == mine)).first()
+            assert allergy is not None
+            allergy.patient_id, allergy.encounter_id = theirs, None
+        lines = [row.event for row in guard.session().scalars(select(AuditOutbox))]
+        moved = [event for line in lines for event in line["events"] if event["action"] == "U"]
+        assert {event["patient_id"] for event in moved[-2:]} == {mine, theirs}

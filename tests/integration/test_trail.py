@@ -63,13 +63,14 @@ class House:
         self.database_url, self.trail_url, self.spool = database_url, trail_url, spool
         self.engine = guard.connect(database_url)
         self.trail = trail.connect(trail_url, spool)
-        self.redis = self.trail.redis
+        self.redis = self.trail.reader
         self.database = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True, row_factory=dict_row)
 
     def close(self) -> None:
         guard.session.remove()
         self.engine.dispose()
         self.redis.close()
+        self.trail.redis.close()
         self.database.close()
 
     def lines(self, **wanted: Any) -> list[dict[str, Any]]:
