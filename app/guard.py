@@ -216,7 +216,8 @@ def searching(query: str) -> None:
 WHO = text(
     """
     SELECT u.id, u.active, u.username, u.first_name || ' ' || u.last_name AS name, pr.id AS practitioner_id,
-      pr.home_branch_id, pt.id AS patient_id, v.number AS policy_number,
+      coalesce(pr.home_branch_id, pt.registered_at_id) AS home_branch_id, pt.id AS patient_id,
+      v.number AS policy_number,
       array(SELECT branch_id FROM practitioner_branch b WHERE b.practitioner_id = pr.id) AS further,
       array(SELECT r.name FROM ab_role r WHERE r.id IN (
         SELECT role_id FROM ab_user_role WHERE user_id = u.id
