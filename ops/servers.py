@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -150,7 +151,7 @@ class Place:
         return path.read_text().strip()
 
 
-class Server:
+class Server(ABC):
     """One server: `prepare` once, then `start`, `stop` and `start` again on the same port."""
 
     title = ""
@@ -163,12 +164,12 @@ class Server:
         self.process: Process | None = None
 
     @property
-    def url(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def url(self) -> str: ...
 
+    @abstractmethod
     def prepare(self, say: Say) -> None:
         """Make its files if there are none, and end a stray server still running on them."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Start it and wait until it answers; the port stays the same once chosen. Raises CannotStart."""
@@ -206,12 +207,12 @@ class Server:
     def last_words(self) -> str:
         return self.process.reason() if self.process else ""
 
-    def _process(self) -> Process:
-        raise NotImplementedError
+    @abstractmethod
+    def _process(self) -> Process: ...
 
+    @abstractmethod
     def _answers(self) -> bool:
         """Whether it takes commands. Raises CannotStart if it never will."""
-        raise NotImplementedError
 
     def _wait_until_it_answers(self, process: Process) -> bool:
         deadline = time.monotonic() + START_SECONDS

@@ -6,6 +6,7 @@ Flask-AppBuilder's faults are answered here once; each answer has a test in test
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar
@@ -506,7 +507,7 @@ def explain(refusal: Refusal, form: Form) -> str:
     return str(refusal)
 
 
-class CommandView(Page):
+class CommandView(Page, ABC):
     """One form that is one service: `form_class` asked, `carry_out` done in a unit of work, then on to `after`."""
 
     form_class: ClassVar[type[Form]]
@@ -516,13 +517,13 @@ class CommandView(Page):
     policy: ClassVar[tuple[str, str]]
     default_view = "ask"
 
+    @abstractmethod
     def carry_out(self, session: Any, form: Form, **route: Any) -> Any:
         """Call the service; may raise any Refusal."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after(self, result: Any, **route: Any) -> str:
         """Where to go when it is done."""
-        raise NotImplementedError
 
     def prefill(self, **_route: Any) -> Form:
         """The form as it is first shown."""
