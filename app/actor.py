@@ -33,12 +33,26 @@ class Actor:
     patient_id: int | None = None
     branch_id: int | None = None
     branch_ids: tuple[int, ...] = ()
+    emergencies: tuple[int, ...] = ()
+    """Patients whose glass this person has broken, and the hour is not over (purpose of use BTG)."""
+    viewing_as: str | None = None
+    """The role whose view of the house an administrator has taken on, to look only."""
+    generation: int = 0
+    """Sessions and tokens of an earlier generation of the account have ended."""
+    second_factor: bool = False
+    """Whether the account has one."""
+    owes_second_factor: bool = False
+    """Whether a role of the account asks for one it does not have yet."""
     purpose: str = PurposeOfUse.TREAT
     origin: Origin = field(default_factory=Origin)
 
     def may(self, action: str, resource: str) -> bool:
         """Whether the policy grants the action on the resource, for some row at least."""
         return self.rights.may(action, resource)
+
+    def purpose_with(self, patient_id: int | None) -> str:
+        """Why the actor deals with a patient: break-the-glass, where that is how they came by the record."""
+        return PurposeOfUse.BTG if patient_id in self.emergencies else self.purpose
 
 
 def service(name: str, channel: str = "job") -> Actor:

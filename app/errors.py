@@ -37,6 +37,12 @@ class Forbidden(Refusal):
     sentence = "Your role does not allow this. If you need it for your work, ask your administrator."
 
 
+class OwnRoles(Forbidden):
+    """Nobody gives themselves rights."""
+
+    sentence = "Nobody changes their own roles, or gives more to a role they hold. Another administrator can do this."
+
+
 class NotFound(Refusal):
     """There is no such row, or none this actor may know of."""
 
@@ -72,6 +78,13 @@ class Invalid(Refusal):
 
     status = 422
     sentence = "Please check what you entered."
+
+
+class Separated(Refusal):
+    """What no administrator can grant away."""
+
+    status = 403
+    sentence = "This would undo a separation that keeps records safe."
 
 
 class Conflict(Refusal):
@@ -119,6 +132,32 @@ CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
     "practitioner_user_id_key": (Conflict, "This account belongs to another person already.", "user"),
     "practitioner_user_has_home": (Invalid, "Somebody who signs in needs a home branch.", "home_branch"),
     "encounter_ends_after_start": (Invalid, "A visit cannot end before it starts.", "ended_at"),
+    "policy_roles_or_notes": (
+        Separated,
+        "Whoever configures roles must not see clinical notes, or nothing would be safe. Give one or the other.",
+        None,
+    ),
+    "policy_one_person_both": (
+        Separated,
+        "Somebody would configure roles and see clinical notes at once, through two roles together.",
+        None,
+    ),
+    "policy_last_administrator": (
+        Separated,
+        "Somebody has to remain who can configure roles and accounts. Give that to another person first.",
+        None,
+    ),
+    "policy_patient_rows": (
+        Separated,
+        "Patients see their own records only. This cannot be changed.",
+        None,
+    ),
+    "emergency_access_justified": (
+        Invalid,
+        "Please say why in 15 letters or more, so that it can be reviewed.",
+        "justification",
+    ),
+    "emergency_access_reviewed_by_another": (Forbidden, "Nobody reviews their own emergency access.", None),
     "ab_user_username_key": (Conflict, "This user name is taken.", "username"),
     "ab_user_email_key": (Conflict, "This e-mail address is taken.", "email"),
 }
@@ -133,7 +172,8 @@ def from_database(error: Exception) -> Refusal | None:
         name = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
         if name in CONSTRAINTS:
             kind, sentence, field = CONSTRAINTS[name]
-            return kind(sentence, field=field)
+            named = error.orig.diag.message_detail if kind is Separated else None  # type: ignore[union-attr]
+            return kind(f"{sentence} ({named})" if named else sentence, field=field)
         state = getattr(error.orig, "sqlstate", "")
         if state == "23503":
             return Conflict("Other records still refer to this one, or it refers to one that is gone.")

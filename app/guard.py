@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -34,10 +34,11 @@ from sqlalchemy.orm.attributes import set_committed_value
 from app import actor as actors
 from app import policy, trail
 from app.actor import Acting, Actor, Origin, Seen
-from app.errors import Forbidden, NotSignedIn, OutOfService, Ungated, from_database
+from app.errors import Forbidden, NotSignedIn, OutOfService, OwnRoles, Ungated, from_database
 from app.statements import BARE, LOOSE, OURS, verdict_on
 from models.audit import AuditOutbox
 from models.base import Protected
+from models.codes import PurposeOfUse
 
 log = structlog.get_logger(__name__)
 
@@ -204,6 +205,11 @@ def require(action: str, resource: str) -> None:
         raise refuse(action, resource)
 
 
+def because(reason: str) -> None:
+    """Say for the trail why the unit of work under way changes what it changes. Nothing clinical."""
+    session().info["reason"] = reason
+
+
 def searching(query: str) -> None:
     """Say for the trail that what is loaded next was searched for; `query` says how, without what was typed."""
     at_work = actors.acting()
@@ -217,13 +223,15 @@ WHO = text(
     """
     SELECT u.id, u.active, u.username, u.first_name || ' ' || u.last_name AS name, pr.id AS practitioner_id,
       coalesce(pr.home_branch_id, pt.registered_at_id) AS home_branch_id, pt.id AS patient_id,
-      v.number AS policy_number,
+      v.number AS policy_number, c.generation, c.totp_confirmed_at IS NOT NULL AS second_factor,
       array(SELECT branch_id FROM practitioner_branch b WHERE b.practitioner_id = pr.id) AS further,
+      array(SELECT patient_id FROM emergency_access e WHERE e.user_id = u.id AND e.ends_at > now()) AS emergencies,
       array(SELECT r.name FROM ab_role r WHERE r.id IN (
         SELECT role_id FROM ab_user_role WHERE user_id = u.id
         UNION SELECT gr.role_id FROM ab_group_role gr JOIN ab_user_group ug USING (group_id) WHERE ug.user_id = u.id)
         ORDER BY r.name) AS roles
     FROM ab_user u CROSS JOIN policy_version v
+    JOIN credential c ON c.user_id = u.id
     LEFT JOIN practitioner pr ON pr.user_id = u.id
     LEFT JOIN patient pt ON pt.user_id = u.id
     WHERE u.id = :user_id
@@ -231,48 +239,90 @@ WHO = text(
 )
 GRANTED = text(
     """
-    SELECT r.name AS role, p.name AS action, m.name AS resource
-    FROM ab_role r JOIN ab_permission_view_role pvr ON pvr.role_id = r.id
-    JOIN ab_permission_view pv ON pv.id = pvr.permission_view_id
-    JOIN ab_permission p ON p.id = pv.permission_id JOIN ab_view_menu m ON m.id = pv.view_menu_id
-    WHERE r.name = ANY(:roles)
+    SELECT r.name AS role, coalesce(s.second_factor, false) AS second_factor, p.name AS action, m.name AS resource,
+      g.rows, g.kinds, g.masked
+    FROM ab_role r LEFT JOIN role_setting s ON s.role_id = r.id
+    LEFT JOIN ab_permission_view_role pvr ON pvr.role_id = r.id
+    LEFT JOIN ab_permission_view pv ON pv.id = pvr.permission_view_id
+    LEFT JOIN ab_permission p ON p.id = pv.permission_id LEFT JOIN ab_view_menu m ON m.id = pv.view_menu_id
+    LEFT JOIN role_grant g ON g.role_id = r.id AND g.resource = m.name
+    WHERE r.name = ANY(:roles) AND s.retired_at IS NULL
     """
 )
 PREFIX = "can_"
 """Flask-AppBuilder's prefix of every permission name."""
 
-_rights: dict[tuple[int, tuple[str, ...]], policy.Rights] = {}
+
+@dataclass(frozen=True)
+class Standing:
+    """What a set of roles comes to under the policy of one number."""
+
+    roles: tuple[str, ...]
+    """Those of them that are not retired."""
+    rights: policy.Rights
+    second_factor: bool
 
 
-def who_is(user_id: int, origin: Origin) -> Actor | None:
+_standings: dict[tuple[int, tuple[str, ...]], Standing] = {}
+
+
+def standing_of(roles: tuple[str, ...], policy_number: int) -> Standing:
+    """What roles come to, remembered by the number of the policy, which a trigger raises with every change of one.
+
+    So a change counts from the next request on, in every process, and costs no statement until then.
+    """
+    known = _standings.get((policy_number, roles))
+    if known is not None:
+        return known
+    grants: dict[str, dict[str, policy.Grant]] = {}
+    second_factor = False
+    for found in session().connection().execute(GRANTED, {"roles": list(roles)}):
+        held = grants.setdefault(found.role, {})
+        second_factor = second_factor or found.second_factor
+        if found.resource not in policy.POSSIBLE:
+            continue
+        grant = held.get(found.resource) or policy.stored(found.resource, found.rows, found.kinds, found.masked)
+        held[found.resource] = replace(grant, actions=grant.actions | {found.action.removeprefix(PREFIX)})
+    if len(_standings) > 500:
+        _standings.clear()
+    standing = Standing(tuple(role for role in roles if role in grants), policy.combine(grants), second_factor)
+    _standings[policy_number, roles] = standing
+    return standing
+
+
+def who_is(user_id: int, origin: Origin, viewing_as: str | None = None) -> Actor | None:
     """The actor a user amounts to right now, in one statement; None where the account is gone or closed.
 
-    Rights are remembered by the number of the policy, which a trigger raises with every change of a role: a change
-    counts from the next request on, in every process, and costs no statement until then.
+    With `viewing_as`, what they are shown when they look at the house as that role, if they may configure roles.
     """
-    connection = session().connection()
-    row = connection.execute(WHO, {"user_id": user_id}).one_or_none()
+    row = session().connection().execute(WHO, {"user_id": user_id}).one_or_none()
     if row is None or not row.active:
         return None
-    key = (row.policy_number, tuple(row.roles))
-    if key not in _rights:
-        granted: dict[str, set[tuple[str, str]]] = {role: set() for role in row.roles}
-        for role, action, resource in connection.execute(GRANTED, {"roles": row.roles}):
-            granted[role].add((action.removeprefix(PREFIX), resource))
-        if len(_rights) > 500:
-            _rights.clear()
-        _rights[key] = policy.combine({role: frozenset(pairs) for role, pairs in granted.items()})
+    standing = standing_of(tuple(row.roles), row.policy_number)
+    rights, purpose = standing.rights, PurposeOfUse.TREAT
+    emergencies = tuple(row.emergencies) if rights.may("create", "EmergencyAccess") else ()
+    if standing.roles:
+        purpose = policy.PURPOSE.get(standing.roles[0], PurposeOfUse.TREAT)
+    if viewing_as is not None and not rights.may("update", "Role"):
+        viewing_as = None
+    if viewing_as is not None:
+        rights = policy.as_role(standing_of((viewing_as,), row.policy_number).rights, rights)
+        emergencies, purpose = (), PurposeOfUse.HSYSADMIN
     home = row.home_branch_id
-    purpose = policy.PURPOSE.get(row.roles[0], "TREAT") if row.roles else "TREAT"
     return Actor(
         name=row.name,
-        roles=tuple(row.roles),
-        rights=_rights[key],
+        roles=standing.roles,
+        rights=rights,
         user_id=row.id,
         practitioner_id=row.practitioner_id,
         patient_id=row.patient_id,
         branch_id=home,
         branch_ids=tuple(dict.fromkeys([*([home] if home else []), *row.further])),
+        emergencies=emergencies,
+        viewing_as=viewing_as,
+        generation=row.generation,
+        second_factor=row.second_factor,
+        owes_second_factor=standing.second_factor and not row.second_factor,
         purpose=purpose,
         origin=origin,
     )
@@ -315,21 +365,19 @@ def _read(state: ORMExecuteState) -> None:
         resource = mapper.class_.resource()
         if ("read", resource) not in rights.actions:
             raise refuse("read", resource)
-        scope = rights.rows.get(resource)
-        if scope is not None:
-            criterion = scope(mapper.class_, actor)
-            if criterion is not None:
-                state.statement = state.statement.options(
-                    with_loader_criteria(
-                        mapper.class_,
-                        criterion._annotate({OURS: True}),
-                        include_aliases=True,
-                        propagate_to_loaders=True,  # or a joined load would go unscoped; the others come by here again
-                    )
+        criterion = rights.condition("read", mapper.class_, actor)
+        if criterion is not None:
+            state.statement = state.statement.options(
+                with_loader_criteria(
+                    mapper.class_,
+                    criterion._annotate({OURS: True}),
+                    include_aliases=True,
+                    propagate_to_loaders=True,  # or a joined load would go unscoped; the others come by here again
                 )
+            )
     if rights.masked:
         for resource, attribute in verdict.mentioned:
-            if attribute in rights.masked.get(resource, ()):
+            if attribute in rights.hidden(resource):
                 raise refuse("read", f"{resource}.{attribute}")
 
 
@@ -355,13 +403,13 @@ def _blank_and_note(target: Any, attributes: Any) -> None:
         raise NotSignedIn
     kind = type(target)
     resource = kind.resource()
-    masked = at_work.actor.rights.masked.get(resource)
+    masked = at_work.actor.rights.hidden(resource)
     if masked:
         loaded = target.__dict__
         for name in masked:
             if name in loaded and loaded[name] is not None:
                 set_committed_value(target, name, [] if isinstance(loaded[name], list) else None)
-    if attributes is not None or resource in policy.REFERENCE:
+    if attributes is not None or resource in policy.UNRECORDED:
         return
     if kind.patient_key is None:
         at_work.seen.note(resource, str(target.__dict__.get("id")), None)
@@ -374,11 +422,30 @@ def _blank_and_note(target: Any, attributes: Any) -> None:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 UNRECORDED = ("version", "created_at", "updated_at", "fhir_id")
-ACCOUNTS = {"User", "Role"}
-"""Flask-AppBuilder's own tables whose changes belong in the trail."""
+ACCOUNTS = {
+    "User": "User",
+    "Credential": "User",
+    "Role": "Role",
+    "RoleGrant": "Role",
+    "RoleSetting": "Role",
+    "Group": "Role",
+    "Permission": "Role",
+    "ViewMenu": "Role",
+    "PermissionView": "Role",
+}
+"""The tables of accounts and roles, Flask-AppBuilder's own among them, and the resource that changing each is about."""
 LETTER = {"create": "C", "update": "U", "delete": "D"}
-QUIET = {"last_login", "login_count", "fail_login_count", "changed_on", "changed_by"}
+QUIET = {
+    *("last_login", "login_count", "fail_login_count", "changed_on", "changed_by", "changed_by_fk"),
+    *("generation", "totp_step"),
+}
 """What signing in writes to an account, which has lines of its own."""
+SECRET = {"password", "totp_secret", "recovery_codes"}
+"""Fields whose change is in the trail, and whose value is not."""
+OWN = {"password", *SECRET, "totp_confirmed_at", "password_changed_at"}
+"""What a person may change of their own account."""
+HELD = {"roles", "groups", "permissions"}
+"""The relations of accounts and roles that give somebody something."""
 
 
 def changed_fields(target: Any) -> list[str]:
@@ -408,9 +475,42 @@ def _write(current: Session, _context: UOWTransaction, _instances: Any) -> None:
                 _authorise(current, action, target, fields)
                 changes.append((action, target, fields))
             elif name in ACCOUNTS:
-                fields = [f for f in changed_fields(target) if f not in QUIET]
+                fields = [f for f in (*changed_fields(target), *changed_relations(target)) if f not in QUIET]
                 if fields or action != "update":
+                    _authorise_account(action, target, fields)
                     changes.append((action, target, fields))
+
+
+def changed_relations(target: Any) -> list[str]:
+    """Names of the relations of an account or role that a flush is about to write."""
+    state = inspect(target)
+    return sorted(
+        name for name in HELD & set(state.mapper.relationships.keys()) if state.attrs[name].history.has_changes()
+    )
+
+
+def _authorise_account(action: str, target: Any, fields: list[str]) -> None:
+    """Raises Forbidden where the change of an account or role is not the actor's to make; OwnRoles for their own."""
+    actor, name = actors.current(), type(target).__name__
+    resource = ACCOUNTS[name]
+    owner = {"User": "id", "Credential": "user_id"}.get(name)
+    own = owner is not None and actor.user_id is not None and getattr(target, owner) == actor.user_id
+    if own and action == "update" and OWN.issuperset(fields):
+        return
+    if (action, resource) not in actor.rights.actions and not (
+        name != resource and ("update", resource) in actor.rights.actions
+    ):
+        raise refuse(action, resource)
+    if own and HELD.intersection(fields):
+        raise refuse(action, "User.roles", OwnRoles)
+    role = target if name == "Role" else target.role if name in ("RoleGrant", "RoleSetting") else None
+    if role is not None and role.name in actor.roles and (name != "Role" or gains(target, fields)):
+        raise refuse(action, "Role.permissions", OwnRoles)
+
+
+def gains(role: Any, fields: list[str]) -> bool:
+    """Whether a role is about to be given something, by name or by permission."""
+    return "name" in fields or bool(inspect(role).attrs["permissions"].history.added)
 
 
 def _authorise(current: Session, action: str, target: Any, fields: list[str]) -> None:
@@ -419,7 +519,7 @@ def _authorise(current: Session, action: str, target: Any, fields: list[str]) ->
     resource = target.resource()
     if (action, resource) not in rights.actions:
         raise refuse(action, resource)
-    if touched := rights.masked.get(resource, frozenset()).intersection(fields):
+    if action != "create" and (touched := rights.hidden(resource, action).intersection(fields)):
         raise refuse(action, f"{resource}.{min(touched)}")
     if action != "create":
         _within_rows(current, action, target)
@@ -429,8 +529,7 @@ def _within_rows(current: Session, action: str, target: Any) -> None:
     """Raises Forbidden where the row, as the database has it in this transaction, is outside the actor's scope."""
     actor = actors.current()
     kind = type(target)
-    scope = actor.rights.rows.get(kind.resource())
-    criterion = scope(kind, actor) if scope else None
+    criterion = actor.rights.condition(action, kind, actor)
     if criterion is None:
         return
     table = kind.__table__
@@ -450,7 +549,8 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
             _within_rows(current, action, target)
             target._shown_to = actors.acting()  # type: ignore[attr-defined]
     at_work = actors.acting()
-    who = trail.agent(at_work.actor if at_work else actors.nobody())
+    actor = at_work.actor if at_work else actors.nobody()
+    who, reason = trail.agent(actor), current.info.get("reason")
     grouped: dict[tuple[str, int | None], dict[str, dict[str, Any]]] = {}
     for action, target, fields in changes:
         resource = target.resource() if isinstance(target, Protected) else type(target).__name__
@@ -458,19 +558,56 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
         whose = {getattr(target, key)} if key else {None}
         if key in fields and action == "update":
             whose.update(inspect(target).attrs[key].history.deleted)  # it was taken away from somebody
-        named = {"fields": fields} if action == "update" else {}
+        named: dict[str, Any] = {"fields": fields} if action == "update" else {}
+        if not isinstance(target, Protected):
+            named |= old_and_new(target, fields)
         for patient_id in whose:
             entity = grouped.setdefault((action, patient_id), {}).setdefault(
-                f"{resource}:{','.join(named.get('fields', ()))}", {"type": resource, "ids": [], **named}
+                f"{resource}:{named}", {"type": resource, "ids": [], **named}
             )
-            entity["ids"].append(target.id)
+            entity["ids"].append(inspect(target).mapper.primary_key_from_instance(target)[0])
     rows = []
     for (action, patient_id), entities in grouped.items():
-        line = trail.event(LETTER[action], action, patient_id=patient_id, entities=list(entities.values()))
+        line = trail.event(
+            LETTER[action],
+            action,
+            patient_id=patient_id,
+            entities=list(entities.values()),
+            purpose=trail.purpose_of(actor, patient_id),
+            reason=reason,
+        )
         rows.append({"id": UUID(line["id"]), "event": {"agent": who, "events": [line]}})
     current.connection().execute(insert(AuditOutbox), rows)
+
+
+def old_and_new(target: Any, fields: list[str]) -> dict[str, Any]:
+    """What an account or role was and is, field by field; of a relation what it lost and gained. No secret's value."""
+    old: dict[str, Any] = {}
+    new: dict[str, Any] = {}
+    for name in fields:
+        if name in SECRET:
+            continue
+        history = inspect(target).attrs[name].history
+        if name in HELD:
+            old[name], new[name] = sorted(map(str, history.deleted)), sorted(map(str, history.added))
+        else:
+            old[name], new[name] = (
+                plain(next(iter(values or ()), None)) for values in (history.deleted, history.added)
+            )
+    return {"old": old, "new": new} if new else {}
+
+
+def plain(value: Any) -> Any:
+    """A value as the trail's JSON can hold it."""
+    return value if value is None or isinstance(value, str | int | list) else str(value)
 
 
 @event.listens_for(GuardedSession, "after_soft_rollback")
 def _forgotten(current: Session, _previous: Any) -> None:
     current.info.pop("changes", None)
+    current.info.pop("reason", None)
+
+
+@event.listens_for(GuardedSession, "after_commit")
+def _done(current: Session) -> None:
+    current.info.pop("reason", None)

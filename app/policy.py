@@ -1,19 +1,23 @@
 """The shipped access matrix: resource x role -> actions, rows and masked fields.
 
-The actions are only the defaults: they are seeded once into Flask-AppBuilder's role and permission tables, where an
-administrator edits them. What stands under NEVER holds whatever those tables say.
+These are only the defaults: actions are seeded once into Flask-AppBuilder's role and permission tables, rows and masks
+into `role_grant` beside them, where an administrator edits them. What an administrator cannot grant away stands at the
+end, and holds whatever those tables say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, false, select
+from sqlalchemy import ColumnElement, and_, false, or_, select
 
-from models.codes import PurposeOfUse
+from models.base import now
+from models.clinical import Encounter
+from models.codes import PurposeOfUse, RowScope
 from models.patients import Patient
 
 if TYPE_CHECKING:
@@ -58,41 +62,91 @@ PURPOSE: dict[str, PurposeOfUse] = {
 
 # ---- rows ------------------------------------------------------------------------------------------------------
 
-Scope = Callable[[Any, "Actor"], "ColumnElement[bool] | None"]
-"""A predicate on one resource for one actor; None where every row is open."""
+CARED_FOR_DAYS = 90
+"""A visit this recent makes a patient one of the practitioner's own."""
 
 
-def chain(_model: Any, _actor: Actor) -> None:
+def _no_further(_model: Any, _actor: Actor) -> None:
     """Every row of the chain."""
 
 
-def self_only(model: Any, actor: Actor) -> ColumnElement[bool]:
+def _own_branch(model: Any, actor: Actor) -> ColumnElement[bool]:
+    """Patients registered at a branch the actor works at, or seen there, and what belongs to them."""
+    if model.patient_key is None:
+        return model.branch_id.in_(actor.branch_ids) if hasattr(model, "branch_id") else false()
+    patient, visit = Patient.__table__, Encounter.__table__
+    registered = select(patient.c.id).where(patient.c.registered_at_id.in_(actor.branch_ids))
+    seen = select(visit.c.patient_id).where(visit.c.branch_id.in_(actor.branch_ids))
+    key = getattr(model, model.patient_key)
+    return or_(key.in_(registered.scalar_subquery()), key.in_(seen.scalar_subquery()))
+
+
+def _care_team(model: Any, actor: Actor) -> ColumnElement[bool]:
+    """Patients the actor has seen in the last 90 days, or has a visit open with, and what belongs to them."""
+    if model.patient_key is None or actor.practitioner_id is None:
+        return false()
+    visit = Encounter.__table__
+    cared_for = select(visit.c.patient_id).where(
+        visit.c.practitioner_id == actor.practitioner_id,
+        or_(visit.c.ended_at.is_(None), visit.c.ended_at > now() - timedelta(days=CARED_FOR_DAYS)),
+    )
+    return getattr(model, model.patient_key).in_(cared_for.scalar_subquery())  # type: ignore[no-any-return]
+
+
+def _own(model: Any, actor: Actor) -> ColumnElement[bool]:
+    """What the actor made themselves."""
+    if hasattr(model, "author_id"):
+        return model.author_id == actor.practitioner_id if actor.practitioner_id is not None else false()
+    if not hasattr(model, "user_id") or actor.user_id is None:
+        return false()
+    return model.user_id == actor.user_id  # type: ignore[no-any-return]
+
+
+def _self(model: Any, actor: Actor) -> ColumnElement[bool]:
     """Only what belongs to the patient who is signed in."""
     if model.patient_key is None or actor.patient_id is None:
         return false()
     return getattr(model, model.patient_key) == actor.patient_id  # type: ignore[no-any-return]
 
 
-def vital_signs(model: Any, _actor: Actor) -> ColumnElement[bool]:
-    """Only observations that are vital signs."""
-    return model.category == "vital-signs"  # type: ignore[no-any-return]
+PREDICATES: dict[RowScope, Callable[[Any, Actor], ColumnElement[bool] | None]] = {
+    RowScope.CHAIN: _no_further,
+    RowScope.OWN_BRANCH: _own_branch,
+    RowScope.CARE_TEAM: _care_team,
+    RowScope.OWN: _own,
+    RowScope.SELF: _self,
+}
+"""Each row scope as a condition on a resource's rows for an actor; None where every row is open."""
+OF_THE_PATIENT = frozenset({RowScope.OWN_BRANCH, RowScope.CARE_TEAM})
+"""Scopes that ask whose patient it is; emergency access to one patient stands in for them."""
 
 
-def laboratory(model: Any, _actor: Actor) -> ColumnElement[bool]:
-    """Only observations and reports of the laboratory."""
-    return model.category == "laboratory"  # type: ignore[no-any-return]
+@dataclass(frozen=True)
+class Reach:
+    """Rows that satisfy all of some scopes and are of certain kinds (the resource's `kind_key`); None for any kind."""
+
+    scopes: frozenset[RowScope] = frozenset()
+    kinds: frozenset[str] | None = None
+
+    def condition(self, model: Any, actor: Actor) -> ColumnElement[bool] | None:
+        """As a condition on the resource's rows; None where every row is open."""
+        parts: list[ColumnElement[bool]] = []
+        for scope in sorted(self.scopes):
+            part = PREDICATES[scope](model, actor)
+            if part is not None:
+                if scope in OF_THE_PATIENT and actor.emergencies and model.patient_key is not None:
+                    part = or_(part, getattr(model, model.patient_key).in_(actor.emergencies))
+                parts.append(part)
+        if self.kinds is not None:
+            parts.append(getattr(model, model.kind_key).in_(sorted(self.kinds)) if model.kind_key else false())
+        return and_(*parts) if parts else None
+
+    def __and__(self, other: Reach) -> Reach:
+        kinds = other.kinds if self.kinds is None else self.kinds if other.kinds is None else self.kinds & other.kinds
+        return Reach(self.scopes | other.scopes, kinds)
 
 
-def own_branch(model: Any, actor: Actor) -> ColumnElement[bool]:
-    """Only patients registered at a branch the actor works at, and what belongs to them."""
-    patients = select(Patient.id).where(Patient.registered_at_id.in_(actor.branch_ids)).scalar_subquery()
-    if model.patient_key is None:
-        return false()
-    return getattr(model, model.patient_key).in_(patients)  # type: ignore[no-any-return]
-
-
-WIDTH: tuple[Scope, ...] = (self_only, vital_signs, laboratory, own_branch, chain)
-"""From narrow to wide: of a person's several roles the widest scope counts."""
+EVERYTHING = Reach()
 
 # ---- the matrix ------------------------------------------------------------------------------------------------
 
@@ -101,16 +155,23 @@ ACTIONS = ("read", "create", "update", "delete")
 
 @dataclass(frozen=True)
 class Grant:
-    """What one role may do with one resource."""
+    """What one role may do with one resource, with which rows, and without which fields."""
 
-    actions: frozenset[str]
-    rows: Scope = chain
+    actions: frozenset[str] = frozenset()
+    rows: RowScope = RowScope.CHAIN
+    kinds: frozenset[str] = frozenset()
+    """Empty for every kind."""
     masked: frozenset[str] = frozenset()
 
+    @property
+    def reach(self) -> Reach:
+        """Its rows, as one alternative of what a person may reach."""
+        return Reach(frozenset({self.rows} - {RowScope.CHAIN}), self.kinds or None)
 
-def may(actions: str, rows: Scope = chain, masked: Iterable[str] = ()) -> Grant:
+
+def may(actions: str, rows: RowScope = RowScope.CHAIN, kinds: Iterable[str] = (), masked: Iterable[str] = ()) -> Grant:
     """`may("read update", masked=["address"])`, as the matrix below writes it."""
-    return Grant(frozenset(actions.split()), rows, frozenset(masked))
+    return Grant(frozenset(actions.split()), rows, frozenset(kinds), frozenset(masked))
 
 
 REFERENCE = ("Organization", "Branch", "Practitioner", "Room")
@@ -134,16 +195,50 @@ RESOURCES = (
     "PatientLink",
     *CLINICAL,
     *NOTES,
+    "EmergencyAccess",
     "AuditEvent",
+    "Figure",
     "User",
     "Role",
 )
+POSSIBLE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(RESOURCES, ("read", "create", "update")),
+    "AuditEvent": ("read",),
+    "Figure": ("read",),
+    "User": ACTIONS,
+    "Role": ACTIONS,
+}
+"""What can be done with a resource at all: no record is ever deleted, and nobody writes the trail."""
+UNRECORDED = (*REFERENCE, "Figure")
+"""Seeing these is not recorded: they are about nobody."""
 
 NARRATIVE = ("presented_form", "conclusion")
 CONTACT = ("telecom", "address", "contact", "photo", "search_phone")
 
+MASKABLE: dict[str, tuple[str, ...]] = {
+    "Patient": (*CONTACT, "marital_status", "languages", "other_names"),
+    "PatientIdentifier": ("value",),
+    "Encounter": ("reason", "type_display"),
+    "Procedure": ("reason",),
+    "DiagnosticReport": NARRATIVE,
+    "MedicationRequest": ("dosage_instruction",),
+    "AllergyIntolerance": ("reaction",),
+    "EmergencyAccess": ("justification", "review_note"),
+    "AuditEvent": ("address", "user_agent", "session_id"),
+}
+"""The fields a role may be given a resource without; whatever shows them can do with nothing."""
+KINDS: dict[str, tuple[str, ...]] = {
+    "Observation": ("vital-signs", "laboratory", "social-history", "survey", "exam", "imaging", "procedure", "therapy"),
+    "DiagnosticReport": ("laboratory", "imaging"),
+    "Figure": ("registrations", "unidentified", "visits", "staff", "rooms", "looks", "refusals"),
+}
+"""The kinds a role may be limited to, by the resource's `kind_key`."""
+
 _reference = {name: may("read") for name in REFERENCE}
 _index = {"Patient": may("read"), "PatientIdentifier": may("read")}
+_visits = {"Figure": may("read", kinds=["visits"])}
+_desk = {"Figure": may("read", kinds=["visits", "registrations", "unidentified"])}
+_glass = {"EmergencyAccess": may("read create", rows=RowScope.OWN)}
 
 MATRIX: dict[str, dict[str, Grant]] = {
     Role.ADMIN: {
@@ -153,7 +248,9 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
         "PatientLink": may("read update"),
+        "EmergencyAccess": may("read", masked=["justification", "review_note"]),
         "AuditEvent": may("read"),
+        "Figure": may("read"),
         "User": may("read create update delete"),
         "Role": may("read create update delete"),
     },
@@ -165,6 +262,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "ClinicalNote": may("read create update"),
         "DocumentReference": may("read create"),
         "SourceResource": may("read"),
+        **_glass,
+        **_visits,
     },
     Role.NURSE: {
         **_reference,
@@ -172,9 +271,11 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read create update"),
         "Encounter": may("read"),
         "AllergyIntolerance": may("read create update"),
-        "Observation": may("read create update", rows=vital_signs),
+        "Observation": may("read create update", kinds=["vital-signs"]),
         "MedicationRequest": may("read"),
         "Immunization": may("read"),
+        **_glass,
+        **_desk,
     },
     Role.RECEPTIONIST: {
         **_reference,
@@ -182,16 +283,19 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read create update"),
         "PatientLink": may("read update"),
         "Encounter": may("read", masked=["reason"]),
+        **_desk,
     },
     Role.LAB_TECHNICIAN: {
         **_reference,
-        **_index,
-        "Observation": may("read", rows=laboratory),
-        "DiagnosticReport": may("read", masked=["presented_form"]),
+        "Patient": may("read"),
+        "PatientIdentifier": may("read", masked=["value"]),
+        "Observation": may("read", kinds=["laboratory"]),
+        "DiagnosticReport": may("read", kinds=["laboratory"], masked=["presented_form"]),
     },
     Role.PHARMACIST: {
         **_reference,
-        **_index,
+        "Patient": may("read"),
+        "PatientIdentifier": may("read", masked=["value"]),
         "AllergyIntolerance": may("read"),
         "MedicationRequest": may("read"),
     },
@@ -199,26 +303,33 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_reference,
         **_index,
         "Encounter": may("read"),
+        **_visits,
     },
     Role.PRIVACY_OFFICER: {
         **_reference,
         "Patient": may("read", masked=CONTACT),
+        "EmergencyAccess": may("read update"),
         "AuditEvent": may("read"),
+        "Figure": may("read", kinds=["looks", "refusals"]),
     },
     Role.PATIENT: {
         **_reference,
-        "Patient": may("read", rows=self_only),
-        "PatientIdentifier": may("read", rows=self_only),
-        "Encounter": may("read", rows=self_only),
-        "AllergyIntolerance": may("read", rows=self_only),
-        "MedicationRequest": may("read", rows=self_only),
-        "Immunization": may("read", rows=self_only),
+        "Patient": may("read", rows=RowScope.SELF),
+        "PatientIdentifier": may("read", rows=RowScope.SELF),
+        "Encounter": may("read", rows=RowScope.SELF),
+        "AllergyIntolerance": may("read", rows=RowScope.SELF),
+        "MedicationRequest": may("read", rows=RowScope.SELF),
+        "Immunization": may("read", rows=RowScope.SELF),
     },
 }
 
 SERVICES: dict[str, dict[str, Grant]] = {
-    "setup": {},
-    "demo": {name: may("read create update") for name in RESOURCES if name not in ("AuditEvent", "ClinicalNote")},
+    "setup": {"User": may("read create update"), "Role": may("read create update")},
+    "demo": {
+        name: may("read create update")
+        for name in RESOURCES
+        if name not in ("AuditEvent", "ClinicalNote", "EmergencyAccess", "Figure", "Role")
+    },
     "import": {
         **{name: may("read create update") for name in (*CLINICAL, "DocumentReference", "SourceResource")},
         **{
@@ -232,13 +343,40 @@ SERVICES: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read"),
         "PatientLink": may("read create update"),
     },
+    "sign-in": {"User": may("read update")},
+    "emergencies": {"EmergencyAccess": may("read update")},
 }
 """What the application does by itself, each under a name and a policy of its own."""
 
 # ---- what an administrator cannot grant away --------------------------------------------------------------------
 
-NEVER: tuple[tuple[tuple[str, str], tuple[str, ...]], ...] = ((("update", "Role"), NOTES),)
-"""Whoever holds the pair on the left has nothing at all on the resources on the right, nor a report's narrative."""
+CONFIGURES = frozenset({("create", "Role"), ("update", "Role"), ("delete", "Role")})
+"""Whoever holds one of these has nothing at all on NOTES, nor a report's narrative. The database holds it too."""
+AUTHORED = frozenset({("update", "ClinicalNote")})
+"""Done only by whoever made the row: nobody writes in another one's note, nor signs it."""
+MADE = Reach(frozenset({RowScope.OWN}))
+UNSAID: dict[str, Grant] = {
+    "DiagnosticReport": may("", masked=NARRATIVE),
+    "EmergencyAccess": may("", rows=RowScope.OWN),
+}
+"""The rows and masks of a resource that nobody has said for a role; elsewhere every row and every field."""
+
+
+def scopes_of(resource: str) -> tuple[RowScope, ...]:
+    """The row scopes that mean something for a resource."""
+    if resource in (*REFERENCE, "User", "Role"):
+        return (RowScope.CHAIN,)
+    if resource in ("AuditEvent", "Figure"):
+        return (RowScope.CHAIN, RowScope.OWN_BRANCH)
+    own = (RowScope.OWN,) if resource in ("ClinicalNote", "EmergencyAccess") else ()
+    return (RowScope.CHAIN, RowScope.OWN_BRANCH, RowScope.CARE_TEAM, *own, RowScope.SELF)
+
+
+def stored(resource: str, rows: str | None, kinds: Iterable[str] | None, masked: Iterable[str] | None) -> Grant:
+    """The rows and masks of a resource as `role_grant` has them, with no action yet; UNSAID where it has none."""
+    if rows is None:
+        return UNSAID.get(resource, Grant())
+    return Grant(frozenset(), RowScope(rows), frozenset(kinds or ()), frozenset(masked or ()))
 
 
 @dataclass(frozen=True)
@@ -246,56 +384,98 @@ class Rights:
     """What a set of roles amounts to."""
 
     actions: frozenset[tuple[str, str]]
-    rows: dict[str, Scope] = field(default_factory=dict)
-    masked: dict[str, frozenset[str]] = field(default_factory=dict)
+    reach: Mapping[tuple[str, str], tuple[Reach, ...]] = field(default_factory=dict)
+    """The rows of an (action, resource), as alternatives; what is not named is open to its last row."""
+    masked: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    """The fields kept back from an (action, resource)."""
 
     def may(self, action: str, resource: str) -> bool:
         """Whether the action on the resource is granted, for some row at least."""
         return (action, resource) in self.actions
 
+    def hidden(self, resource: str, action: str = "read") -> frozenset[str]:
+        """The fields of a resource that are kept back."""
+        return self.masked.get((action, resource), frozenset())
+
+    def condition(self, action: str, model: Any, actor: Actor) -> ColumnElement[bool] | None:
+        """The rows of a model an actor with these rights reaches; None for all of them."""
+        alternatives = self.reach.get((action, model.resource()))
+        if alternatives is None:
+            return None
+        conditions = [reach.condition(model, actor) for reach in alternatives]
+        found = [condition for condition in conditions if condition is not None]
+        return or_(*found) if len(found) == len(conditions) else None
+
 
 NOTHING = Rights(frozenset())
 
 
-def combine(granted: dict[str, frozenset[tuple[str, str]]]) -> Rights:
-    """The rights of a person whose roles carry these (action, resource) pairs.
+def combine(granted: Mapping[str, Mapping[str, Grant]]) -> Rights:
+    """The rights of a person who holds these roles, each with its grants by resource.
 
-    Actions add up, the widest rows count, a field is masked only where every role that may read it masks it. A role
-    the product does not ship is scoped like no shipped one: the whole chain, with nothing masked but the narrative.
+    Actions add up; each action reaches the rows of every role that grants it, and a field of it is kept back only
+    where every such role keeps it back. The Patient role reaches the patient's own record, whatever it was given.
     """
-    actions = frozenset().union(*granted.values()) if granted else frozenset()
-    barred = False
-    for holder, taboo in NEVER:
-        if holder in actions:
-            barred = True
-            actions = frozenset(pair for pair in actions if pair[1] not in taboo)
-    rows: dict[str, Scope] = {}
-    masked: dict[str, frozenset[str]] = {}
-    plain, of_nobody = Grant(frozenset()), Grant(frozenset(), self_only, frozenset(NARRATIVE))
-    fallback = {"DiagnosticReport": may("", masked=NARRATIVE), "Patient": may("", masked=())}
-    for resource in {resource for _, resource in actions}:
-        grants = [
-            MATRIX.get(role, {}).get(resource) or (of_nobody if role == Role.PATIENT else fallback.get(resource, plain))
-            for role, pairs in granted.items()
-            if any(pair[1] == resource for pair in pairs)
-        ]
-        if Role.PATIENT in granted and len(granted) == 1:
-            rows[resource] = chain if resource in REFERENCE else self_only
-        else:
-            rows[resource] = max((grant.rows for grant in grants), key=WIDTH.index)
-        hidden = frozenset.intersection(*(grant.masked for grant in grants))
-        if barred and resource == "DiagnosticReport":
-            hidden = hidden.union(NARRATIVE)
-        if hidden:
-            masked[resource] = hidden
-    return Rights(actions, {k: v for k, v in rows.items() if v is not chain}, masked)
+    actions: set[tuple[str, str]] = set()
+    reach: dict[tuple[str, str], list[Reach]] = {}
+    masked: dict[tuple[str, str], frozenset[str]] = {}
+    for role, grants in granted.items():
+        for resource, given in grants.items():
+            grant = given
+            if role == Role.PATIENT and resource not in REFERENCE:
+                grant = replace(grant, rows=RowScope.SELF)
+            for action in grant.actions.intersection(POSSIBLE[resource]):
+                pair = (action, resource)
+                reach.setdefault(pair, []).append(grant.reach & MADE if pair in AUTHORED else grant.reach)
+                masked[pair] = masked[pair] & grant.masked if pair in actions else grant.masked
+                actions.add(pair)
+    if CONFIGURES & actions:
+        actions = {pair for pair in actions if pair[1] not in NOTES}
+        for pair in actions:
+            if pair[1] == "DiagnosticReport":
+                masked[pair] = masked[pair].union(NARRATIVE)
+    return _rights(actions, reach, masked)
 
 
-def shipped(grants: dict[str, Grant]) -> frozenset[tuple[str, str]]:
+def _rights(
+    actions: set[tuple[str, str]],
+    reach: Mapping[tuple[str, str], Iterable[Reach]],
+    masked: Mapping[tuple[str, str], frozenset[str]],
+) -> Rights:
+    """Rights without what says nothing: a reach that is everything, a mask of no field."""
+    alternatives = {pair: tuple(dict.fromkeys(reach[pair])) for pair in actions}
+    return Rights(
+        frozenset(actions),
+        {pair: found for pair, found in alternatives.items() if EVERYTHING not in found},
+        {pair: fields for pair, fields in masked.items() if fields and pair in actions},
+    )
+
+
+def as_role(role: Rights, own: Rights) -> Rights:
+    """What somebody with rights of their own is shown when they look at the house as a role.
+
+    Only reading, only what they may read themselves, and never a note.
+    """
+    actions = {pair for pair in role.actions & own.actions if pair[0] == "read" and pair[1] not in NOTES}
+    masked = {pair: role.hidden(pair[1]) | own.hidden(pair[1]) for pair in actions}
+    if ("read", "DiagnosticReport") in actions:
+        masked["read", "DiagnosticReport"] |= frozenset(NARRATIVE)
+    alone = (EVERYTHING,)
+    return _rights(
+        actions,
+        {
+            pair: [mine & theirs for mine in own.reach.get(pair, alone) for theirs in role.reach.get(pair, alone)]
+            for pair in actions
+        },
+        masked,
+    )
+
+
+def shipped(grants: Mapping[str, Grant]) -> frozenset[tuple[str, str]]:
     """A column of the matrix as (action, resource) pairs."""
     return frozenset((action, resource) for resource, grant in grants.items() for action in grant.actions)
 
 
 def service_rights(name: str) -> Rights:
     """The rights of a service by name. Raises KeyError for one without a policy of its own."""
-    return Rights(shipped(SERVICES[name]))
+    return combine({f"service:{name}": SERVICES[name]})

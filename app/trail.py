@@ -48,7 +48,7 @@ def agent(actor: Actor) -> dict[str, Any]:
     return {
         "user_id": actor.user_id,
         "agent_name": actor.name,
-        "roles": actor.roles,
+        "roles": (*actor.roles, f"as:{actor.viewing_as}") if actor.viewing_as else actor.roles,
         "branch_id": actor.branch_id,
         "purpose": actor.purpose,
         "channel": origin.channel,
@@ -69,9 +69,13 @@ def event(
     entities: list[dict[str, Any]] | None = None,
     query: str | None = None,
     reason: str | None = None,
+    purpose: str | None = None,
 ) -> dict[str, Any]:
-    """One line of the trail but for its agent (FHIR AuditEvent; see models.audit for the columns)."""
-    return {
+    """One line of the trail but for its agent (FHIR AuditEvent; see models.audit for the columns).
+
+    `purpose` is given where it is another one than the agent's.
+    """
+    line = {
         "id": str(uuid7()),
         "recorded": now().isoformat(),
         "type": kind,
@@ -83,6 +87,13 @@ def event(
         "query": query,
         "reason": reason,
     }
+    return line if purpose is None else {**line, "purpose": purpose}
+
+
+def purpose_of(actor: Actor, patient_id: int | None) -> str | None:
+    """The purpose of one line, where it is another one than the actor's own."""
+    why = actor.purpose_with(patient_id)
+    return None if why == actor.purpose else why
 
 
 def reads(acting: Acting) -> list[dict[str, Any]]:
@@ -96,6 +107,7 @@ def reads(acting: Acting) -> list[dict[str, Any]]:
             patient_id=patient_id,
             entities=[{"type": resource, "ids": keys} for resource, keys in found.items()],
             query=seen.query,
+            purpose=purpose_of(acting.actor, patient_id),
         )
         for patient_id, found in seen.loaded.items()
     ]

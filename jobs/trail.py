@@ -76,6 +76,8 @@ class Line(msgspec.Struct):
     entities: list[dict[str, Any]]
     query: str | None = None
     reason: str | None = None
+    purpose: str | None = None
+    """Where it is another one than the agent's."""
 
 
 class Entry(msgspec.Struct):
@@ -92,9 +94,9 @@ to_json = msgspec.json.Encoder().encode
 
 COLUMNS = (
     *("id", "recorded", "type", "subtype", "action", "outcome"),
-    *("user_id", "agent_name", "roles", "branch_id", "purpose", "channel"),
+    *("user_id", "agent_name", "roles", "branch_id", "channel"),
     *("address", "user_agent", "session_id", "request_id"),
-    *("patient_id", "entities", "query", "reason"),
+    *("purpose", "patient_id", "entities", "query", "reason"),
 )
 _names = ", ".join(COLUMNS)
 ARRIVING = "CREATE TEMP TABLE IF NOT EXISTS arriving (LIKE audit_event) ON COMMIT DELETE ROWS"
@@ -152,8 +154,8 @@ class Batch:
         return len(self.rows) + len(self.unreadable)
 
 
-def columns_of(agent: Agent) -> tuple[Row, Row]:
-    """An agent's columns, before and after those of the line. Raises ValueError where the database would refuse one."""
+def columns_of(agent: Agent) -> Row:
+    """An agent's columns, the purpose last. Raises ValueError where the database would refuse one."""
     address = agent.address
     if address is not None:
         ipaddress.ip_address(address)
@@ -162,21 +164,22 @@ def columns_of(agent: Agent) -> tuple[Row, Row]:
     texts = (agent.agent_name, agent.purpose, agent.channel, agent.user_agent, agent.session_id, agent.request_id)
     plain(*texts, *agent.roles)
     return (
-        (agent.user_id, agent.agent_name, agent.roles, agent.branch_id, agent.purpose, agent.channel),
-        (address, agent.user_agent, agent.session_id, agent.request_id),
+        *(agent.user_id, agent.agent_name, agent.roles, agent.branch_id, agent.channel),
+        *(address, agent.user_agent, agent.session_id, agent.request_id),
+        agent.purpose,
     )
 
 
-def row_of(line: Line, who: tuple[Row, Row]) -> Row:
+def row_of(line: Line, who: Row) -> Row:
     """A row of audit_event, in the order of COLUMNS. Raises ValueError where the database would refuse it."""
-    plain(line.type, line.subtype, line.query, line.reason)
+    plain(line.type, line.subtype, line.query, line.reason, line.purpose)
     entities = to_json(line.entities).decode()
     if "\\u0000" in entities:
         raise ValueError("a null character")
     return (
         *(line.id, line.recorded, line.type, line.subtype, line.action, line.outcome),
-        *who[0],
-        *who[1],
+        *who[:-1],
+        line.purpose or who[-1],
         *(line.patient_id, entities, line.query, line.reason),
     )
 

@@ -35,6 +35,8 @@ class Protected:
 
     patient_key: ClassVar[str | None] = None
     """The attribute that names the patient a row belongs to; None where rows belong to nobody in particular."""
+    kind_key: ClassVar[str | None] = None
+    """The attribute by which a role may be given only some kinds of rows; None where it may not."""
 
     @classmethod
     def resource(cls) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import CheckConstraint, DateTime, ForeignKey, Index, Numeric, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -37,6 +37,7 @@ class Encounter(InPatientCompartment, Record):
         CheckConstraint(check("status", EncounterStatus), name="encounter_status"),
         CheckConstraint("ended_at IS NULL OR ended_at >= started_at", name="encounter_ends_after_start"),
         Index("encounter_newest", "patient_id", "started_at"),
+        Index("encounter_by_start", "started_at"),
     )
 
     status: Mapped[str]
@@ -118,6 +119,8 @@ class Observation(InEncounter, Coded, Record):
         Index("observation_trend", "patient_id", "code", "effective_at"),
         Index("observation_newest", "patient_id", "effective_at"),
     )
+
+    kind_key: ClassVar[str | None] = "category"
 
     status: Mapped[str]
     category: Mapped[str] = mapped_column(default="")

@@ -183,6 +183,32 @@ class PurposeOfUse(StrEnum):
     PATRQT = "PATRQT"
 
 
+class EmergencyReason(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/v3-ActReason: why somebody breaks the glass."""
+
+    ETREAT = "ETREAT"
+    COC = "COC"
+    PATRQT = "PATRQT"
+    BTG = "BTG"
+
+
+class Finding(StrEnum):
+    """What a review of an emergency access came to; ours."""
+
+    JUSTIFIED = "justified"
+    UNJUSTIFIED = "unjustified"
+
+
+class RowScope(StrEnum):
+    """Which rows a role sees; ours."""
+
+    CHAIN = "chain"
+    OWN_BRANCH = "own_branch"
+    CARE_TEAM = "care_team"
+    OWN = "own"
+    SELF = "self"
+
+
 def check(column: str, codes: type[StrEnum]) -> str:
     """The SQL condition that a column holds one of a value set's codes."""
     return f"{column} IN ({', '.join(repr(code.value) for code in codes)})"

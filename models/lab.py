@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import CheckConstraint, DateTime, Text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -21,6 +21,8 @@ class DiagnosticReport(InEncounter, Coded, Record):
         InEncounter.same_patient("diagnostic_report"),
         CheckConstraint(check("status", DiagnosticReportStatus), name="diagnostic_report_status"),
     )
+
+    kind_key: ClassVar[str | None] = "category"
 
     status: Mapped[str]
     category: Mapped[str] = mapped_column(default="")

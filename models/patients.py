@@ -49,6 +49,7 @@ class Patient(Record):
             "patient_by_phone", "search_phone", postgresql_using="gin", postgresql_ops={"search_phone": "gin_trgm_ops"}
         ),
         Index("patient_by_birth_date", "birth_date"),
+        Index("patient_by_registration", "created_at"),
         Index("patient_in_order", "sort_name", "id"),
     )
     patient_key: ClassVar[str | None] = "id"

@@ -13,6 +13,7 @@ from app import guard, policy
 from app.actor import service
 from app.errors import Invalid
 from app.services.words import line
+from models.access import RoleGrant, RoleSetting
 
 DEMO_ACCOUNTS: dict[str, str] = {
     "admin": policy.Role.ADMIN,
@@ -32,12 +33,14 @@ DEMO_MAIL = "demo.wardbook.example"
 def seed() -> None:
     """Write every action x resource into the permission tables, and the shipped roles that are not there yet.
 
-    Roles that exist already are left as an administrator made them. Safe to call at every start.
+    Roles that exist already are left as an administrator made them; of a resource that is new to this house they are
+    given what is shipped. Safe to call at every start.
     """
     with guard.acting_as(service("setup")), guard.unit_of_work() as session:
         actions = {p.name: p for p in session.scalars(select(Permission))}
         menus = {m.name: m for m in session.scalars(select(ViewMenu))}
         pairs = {(v.permission.name, v.view_menu.name): v for v in session.scalars(select(PermissionView))}
+        fresh = {resource for resource in policy.RESOURCES if resource not in menus}
         for action in policy.ACTIONS:
             name = guard.PREFIX + action
             if name not in actions:
@@ -48,19 +51,38 @@ def seed() -> None:
                 menus[resource] = ViewMenu(name=resource)
                 session.add(menus[resource])
         session.flush()
-        for action in policy.ACTIONS:
-            for resource in policy.RESOURCES:
+        for resource, possible in policy.POSSIBLE.items():
+            for action in possible:
                 name = guard.PREFIX + action
                 if (name, resource) not in pairs:
                     view = PermissionView(permission=actions[name], view_menu=menus[resource])
                     pairs[name, resource] = view
                     session.add(view)
         session.flush()
-        known = set(session.scalars(select(Role.name)))
-        for role, grants in policy.MATRIX.items():
-            if role not in known:
-                granted = sorted(policy.shipped(grants))
-                session.add(Role(name=role, permissions=[pairs[guard.PREFIX + a, r] for a, r in granted]))
+        roles = {role.name: role for role in session.scalars(select(Role))}
+        said = {setting.role_id for setting in session.scalars(select(RoleSetting))}
+        for name, grants in policy.MATRIX.items():
+            role = roles.get(name)
+            if role is None:
+                role = Role(name=name)
+                session.add(role)
+            new = fresh if name in roles else set(grants)
+            role.permissions += [pairs[guard.PREFIX + a, r] for a, r in sorted(policy.shipped(grants)) if r in new]
+            session.flush()
+            if role.id not in said:
+                session.add(RoleSetting(role=role))
+                new = set(grants)
+            for resource in sorted(new & set(grants)):
+                grant = grants[resource]
+                session.add(
+                    RoleGrant(
+                        role=role,
+                        resource=resource,
+                        rows=grant.rows,
+                        kinds=sorted(grant.kinds),
+                        masked=sorted(grant.masked),
+                    )
+                )
 
 
 def open_account(

@@ -68,7 +68,7 @@ def sizes(session: Session, patient_id: int) -> dict[str, int]:
         part: select(func.count()).select_from(CHART[part][0]).where(CHART[part][0].patient_id == patient_id)
         for part in readable()
     }
-    if "photo" not in current().rights.masked.get("Patient", ()):
+    if "photo" not in current().rights.hidden("Patient"):
         pictured = select(func.count()).select_from(Patient).where(Patient.id == patient_id, Patient.photo.is_not(None))
         wanted["photo"] = pictured
     if not wanted:
