@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 import structlog
-from sqlalchemy import Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Engine, create_engine, event, insert, inspect, or_, select, text
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import (
     ORMExecuteState,
@@ -35,10 +35,12 @@ from app import actor as actors
 from app import policy, trail
 from app.actor import Acting, Actor, Origin, Seen
 from app.errors import Forbidden, NotSignedIn, OutOfService, OwnRoles, Ungated, from_database
+from app.policy import Reach
 from app.statements import BARE, LOOSE, OURS, verdict_on
 from models.audit import AuditOutbox
 from models.base import Protected
-from models.codes import PurposeOfUse
+from models.codes import PurposeOfUse, RowScope
+from models.patients import Patient
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +70,7 @@ def connect(database_url: str, **options: Any) -> Engine:
     """Open the database for this process. Bind values never reach a log or an error text."""
     global _engine
     session.remove()
+    _standings.clear()
     if _engine is not None:
         _engine.dispose()
     _engine = create_engine(database_url, hide_parameters=True, json_deserializer=msgspec.json.decode, **options)
@@ -428,12 +431,15 @@ ACCOUNTS = {
     "Role": "Role",
     "RoleGrant": "Role",
     "RoleSetting": "Role",
-    "Group": "Role",
+    "Group": "Group",
     "Permission": "Role",
     "ViewMenu": "Role",
     "PermissionView": "Role",
 }
-"""The tables of accounts and roles, Flask-AppBuilder's own among them, and the resource that changing each is about."""
+"""The tables of accounts and roles, Flask-AppBuilder's own among them, and the resource that changing each is about.
+
+Groups count where the database has any, but nobody is granted to change them here: roles are given one by one.
+"""
 LETTER = {"create": "C", "update": "U", "delete": "D"}
 QUIET = {
     *("last_login", "login_count", "fail_login_count", "changed_on", "changed_by", "changed_by_fk"),
@@ -444,8 +450,8 @@ SECRET = {"password", "totp_secret", "recovery_codes"}
 """Fields whose change is in the trail, and whose value is not."""
 OWN = {"password", *SECRET, "totp_confirmed_at", "password_changed_at"}
 """What a person may change of their own account."""
-HELD = {"roles", "groups", "permissions"}
-"""The relations of accounts and roles that give somebody something."""
+HELD = {"roles", "groups", "permissions", "user", "users"}
+"""The relations of accounts, roles and groups that give somebody something."""
 
 
 def changed_fields(target: Any) -> list[str]:
@@ -501,16 +507,24 @@ def _authorise_account(action: str, target: Any, fields: list[str]) -> None:
         name != resource and ("update", resource) in actor.rights.actions
     ):
         raise refuse(action, resource)
-    if own and HELD.intersection(fields):
+    if "groups" in fields:
+        raise refuse(action, "Group")
+    changed = inspect(target).attrs
+    own = own and bool(HELD.intersection(fields))
+    for side in {"user", "users"}.intersection(fields):  # the same from the other end
+        history = changed[side].history
+        own = own or any(user.id == actor.user_id for user in (*history.added, *history.deleted))
+    if own:
         raise refuse(action, "User.roles", OwnRoles)
-    role = target if name == "Role" else target.role if name in ("RoleGrant", "RoleSetting") else None
-    if role is not None and role.name in actor.roles and (name != "Role" or gains(target, fields)):
+    if name in ("RoleGrant", "RoleSetting"):
+        own = target.role.name in actor.roles
+    elif name == "Role" and "name" in fields and action == "update":
+        was = changed["name"].history.deleted
+        own = not was or was[0] in actor.roles
+    elif name == "Role":
+        own = target.name in actor.roles and bool(changed["permissions"].history.added)
+    if own:
         raise refuse(action, "Role.permissions", OwnRoles)
-
-
-def gains(role: Any, fields: list[str]) -> bool:
-    """Whether a role is about to be given something, by name or by permission."""
-    return "name" in fields or bool(inspect(role).attrs["permissions"].history.added)
 
 
 def _authorise(current: Session, action: str, target: Any, fields: list[str]) -> None:
@@ -523,6 +537,41 @@ def _authorise(current: Session, action: str, target: Any, fields: list[str]) ->
         raise refuse(action, f"{resource}.{min(touched)}")
     if action != "create":
         _within_rows(current, action, target)
+    if target.patient_key == "patient_id" and (action == "create" or "patient_id" in fields):
+        whose = target.patient_id or getattr(target.__dict__.get("patient"), "id", None)
+        if whose is not None:  # None: of a patient who is registered in this very flush
+            _of_a_patient_within(current, action, target, whose)
+    if resource == "Practitioner":
+        _not_their_own_place(target, fields)
+
+
+def _of_a_patient_within(current: Session, action: str, target: Any, patient_id: int) -> None:
+    """Raises Forbidden where a row is to be given to a patient out of reach; asked before it is there.
+
+    A visit makes a patient one's own, so afterwards it would answer for itself.
+    """
+    actor = actors.current()
+    reach = actor.rights.reach.get((action, target.resource()))
+    if reach is None:
+        return
+    found = [Reach(each.scopes - {RowScope.OWN}).condition(Patient, actor) for each in reach]
+    conditions = [condition for condition in found if condition is not None]
+    if len(conditions) < len(found):
+        return
+    whose = Patient.__table__
+    within = select(whose.c.id).where(whose.c.id == patient_id, or_(*conditions))
+    if current.connection().execute(within).first() is None:
+        raise refuse(action, target.resource())
+
+
+def _not_their_own_place(target: Any, fields: list[str]) -> None:
+    """Raises OwnRoles where somebody takes a clinician's place, or moves themselves to where they would see more."""
+    actor = actors.current()
+    if actor.user_id is None or target.user_id != actor.user_id:
+        return
+    moved = "home_branch_id" in fields or inspect(target).attrs["branches"].history.has_changes()
+    if "user_id" in fields or (moved and ("read", "Patient") in actor.rights.reach):
+        raise refuse("update", "Practitioner.branches", OwnRoles)
 
 
 def _within_rows(current: Session, action: str, target: Any) -> None:

@@ -344,7 +344,7 @@ SERVICES: dict[str, dict[str, Grant]] = {
         "PatientLink": may("read create update"),
     },
     "sign-in": {"User": may("read update")},
-    "emergencies": {"EmergencyAccess": may("read update")},
+    "emergencies": {**_index, "EmergencyAccess": may("read update")},
 }
 """What the application does by itself, each under a name and a policy of its own."""
 
@@ -352,8 +352,8 @@ SERVICES: dict[str, dict[str, Grant]] = {
 
 CONFIGURES = frozenset({("create", "Role"), ("update", "Role"), ("delete", "Role")})
 """Whoever holds one of these has nothing at all on NOTES, nor a report's narrative. The database holds it too."""
-AUTHORED = frozenset({("update", "ClinicalNote")})
-"""Done only by whoever made the row: nobody writes in another one's note, nor signs it."""
+AUTHORED = frozenset({("update", "ClinicalNote"), ("create", "EmergencyAccess")})
+"""Done only to one's own: nobody writes in another one's note or signs it, nor breaks the glass for somebody else."""
 MADE = Reach(frozenset({RowScope.OWN}))
 UNSAID: dict[str, Grant] = {
     "DiagnosticReport": may("", masked=NARRATIVE),

@@ -82,14 +82,17 @@ def furnish(house: House, count: int, name: str) -> None:
     trail.connect(house.servers.trail_redis_url, house.home / "spool")
     accounts.seed()
     with guard.acting_as(service("setup")), guard.unit_of_work() as session:
-        doctor = accounts.open_account(
-            session,
-            username="doctor",
-            password=PASSWORD,
-            first_name="Ana",
-            last_name="Ruiz",
-            email="doctor@bench.example",
-            roles=["Doctor"],
+        _, doctor = (
+            accounts.open_account(
+                session,
+                username=username,
+                password=PASSWORD,
+                first_name="Ana",
+                last_name="Ruiz",
+                email=f"{username}@bench.example",
+                roles=[role],
+            )
+            for username, role in (("admin", "Admin"), ("doctor", "Doctor"))
         )
         number = doctor.id
     with guard.acting_as(service("demo")), guard.unit_of_work() as session:
