@@ -1,10 +1,12 @@
 """Every setting of Wardbook, read once from the environment; `Settings` is the list, with one line on each."""
 
 import dataclasses
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 PROJECT: Final = Path(__file__).resolve().parent
 ENVIRONMENTS: Final = ("demo", "production")
@@ -54,6 +56,13 @@ class Settings:
     spool_directory: Path = _setting("WARDBOOK_SPOOL", None, "Files on their way in or out; empty: home/spool")
     log_level: str = _setting("WARDBOOK_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
     idle_minutes: int = _setting("WARDBOOK_IDLE_MINUTES", 15, "Minutes without a click until a session ends")
+    session_hours: int = _setting("WARDBOOK_SESSION_HOURS", 12, "Hours until a session ends in any case")
+    oidc_issuer: str = _setting(
+        "WARDBOOK_OIDC_ISSUER", "", "OpenID provider people may sign in with as well; empty: none"
+    )
+    oidc_client_id: str = _setting("WARDBOOK_OIDC_CLIENT_ID", "", "What the provider calls this installation")
+    oidc_client_secret: str = _setting("WARDBOOK_OIDC_CLIENT_SECRET", "", "What proves it to the provider", secret=True)
+    oidc_name: str = _setting("WARDBOOK_OIDC_NAME", "the hospital's account", "What people call that account")
     default_language: str = _setting("WARDBOOK_LANGUAGE", "en", "Language of a visitor who has chosen none")
 
     @classmethod
@@ -75,6 +84,7 @@ class Settings:
             ("threads", 1, 1024),
             ("trusted_proxies", 0, 8),
             ("idle_minutes", 1, 24 * 60),
+            ("session_hours", 1, 24 * 7),
         ):
             _read_number(given, name, low, high)
         if "log_level" in given:
@@ -84,6 +94,7 @@ class Settings:
             if not url.startswith(("http://", "https://")):
                 raise ConfigurationError(f"WARDBOOK_URL is {url!r} and must begin with http:// or https://.")
             given["public_url"] = url.rstrip("/")
+        _check_oidc(given)
         settings = cls(**given)
         if not settings.public_url:
             shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "[::]") else settings.host  # noqa: S104
@@ -111,6 +122,13 @@ class Settings:
                 f"WARDBOOK_SECRET_KEY can be guessed: use {SECRET_KEY_LENGTH} or more random characters, "
                 "for example from `python3 -c 'import secrets; print(secrets.token_hex(32))'`."
             )
+        if not _private(self.public_url) or (self.public_url.startswith("http://") and not _loopback(self.host)):
+            reasons.append(
+                "WARDBOOK_URL does not begin with https://, so passwords would cross the network in the open: "
+                "put a server with a certificate in front and set WARDBOOK_URL to its https:// address."
+            )
+        if self.oidc_issuer and not _private(self.oidc_issuer):
+            reasons.append("WARDBOOK_OIDC_ISSUER does not begin with https://: use the provider's https:// address.")
         return reasons
 
     def to_environment(self) -> dict[str, str]:
@@ -157,6 +175,31 @@ def _read_number(given: dict[str, Any], name: str, low: int, high: int) -> None:
     if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
         raise ConfigurationError(f"{_variable(name)} is {text!r} and must be a whole number from {low} to {high}.")
     given[name] = int(text)
+
+
+def _loopback(host: str) -> bool:
+    """Whether a host is this machine, which nobody listens in on."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _private(url: str) -> bool:
+    """Whether what is sent to an address stays between the two."""
+    return url.startswith("https://") or _loopback(urlsplit(url).hostname or "")
+
+
+def _check_oidc(given: dict[str, Any]) -> None:
+    """Raises ConfigurationError where an OpenID provider is named by halves."""
+    names = ("oidc_issuer", "oidc_client_id", "oidc_client_secret")
+    missing = [_variable(name) for name in names if name not in given]
+    if missing and len(missing) < len(names):
+        there = next(_variable(name) for name in names if name in given)
+        raise ConfigurationError(f"{there} is set, so {' and '.join(missing)} must be set as well.")
+    issuer = given.get("oidc_issuer", "https://")
+    if not issuer.startswith(("http://", "https://")):
+        raise ConfigurationError(f"WARDBOOK_OIDC_ISSUER is {issuer!r} and must begin with https://.")
 
 
 def _postgres_url(url: str) -> str:

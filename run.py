@@ -263,6 +263,51 @@ def import_fhir(settings: Settings, arguments: argparse.Namespace) -> int:
         return take_in(arguments.paths, arguments.source, time_zone=arguments.time_zone)
 
 
+def administrator(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Make an administrator's account, or let one in again who cannot sign in."""
+    if not arguments.recover and not (arguments.email and arguments.name):
+        raise CannotStart('A new administrator needs --email ADDRESS and --name "Given Family".')
+    with connected(settings, "administrator") as ready:
+        bring_up(ready)
+        from app import guard
+        from app.actor import service
+        from app.errors import Refusal
+        from app.services import accounts, credentials
+
+        credentials.connect(ready.redis_url, ready.secret_key)
+        password = new_password()
+        try:
+            with guard.acting_as(service("setup", channel="cli")), guard.unit_of_work() as session:
+                if arguments.recover:
+                    user = accounts.recover_administrator(session, username=arguments.username, password=password)
+                else:
+                    user = accounts.make_administrator(
+                        session,
+                        username=arguments.username,
+                        password=password,
+                        email=arguments.email,
+                        name=arguments.name,
+                    )
+                said = user.username
+        except Refusal as refusal:
+            raise CannotStart(str(refusal)) from refusal
+    done = "has a new password and no second step" if arguments.recover else "is an administrator now"
+    print(f"{said} {done}.\n\nNext: open {settings.public_url}, sign in as {said}, and set up the second step.")
+    return 0
+
+
+def new_password() -> str:
+    """A password typed twice on the terminal, or the first line of what is piped in. Raises CannotStart."""
+    import getpass
+
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    first = getpass.getpass("Password (12 characters or more): ")
+    if getpass.getpass("The same again: ") != first:
+        raise CannotStart("These two are not the same. Nothing was changed.")
+    return first
+
+
 def doctor(settings: Settings, _: argparse.Namespace) -> int:
     """Look over the installation; the exit status says whether all is well."""
     from ops import doctor as checks
@@ -280,6 +325,7 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
                 *checks.migrations(ready.database_url, PROJECT / "models" / "migrations"),
                 *checks.queue(ready.redis_url, ready.trail_redis_url),
                 *checks.trail(ready.trail_redis_url),
+                *(checks.administrators(ready.database_url) if settings.production else ()),
             ]
     lines, well = checks.report(findings)
     print("\n".join(lines))
@@ -403,6 +449,13 @@ def parser() -> argparse.ArgumentParser:
     fhir.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder of them")
     fhir.add_argument("--source", default="import", help="who sent them: ids are unique within it (import)")
     fhir.add_argument("--time-zone", default="UTC", help="where a date without a time begins (UTC)")
+    first = add("administrator", administrator, "make an administrator; the password is asked for, or read from stdin")
+    first.add_argument("username", metavar="USERNAME", help="what they sign in with")
+    first.add_argument("--email", help="their address")
+    first.add_argument("--name", help='their given and family name, as in --name "Ada Lovelace"')
+    first.add_argument(
+        "--recover", action="store_true", help="they exist: a new password, and no second step until they set it up"
+    )
     add("doctor", doctor, "check this installation and say what is wrong")
     commands.add_parser("prepare").set_defaults(call=prepare)  # a step of `run`
     return top

@@ -30,6 +30,26 @@ class NotSignedIn(Refusal):
     sentence = "Please sign in first."
 
 
+class CodeNeeded(NotSignedIn):
+    """The password holds, and the account signs in with a code as well."""
+
+    sentence = 'This account signs in with a code as well. Send it as "code", with the name and password.'
+
+
+class TooManyTries(Refusal):
+    """Somebody has tried too often; nothing was looked at."""
+
+    status = 429
+    sentence = "There were too many tries. Please wait a little and try again."
+
+    def __init__(self, sentence: str | None = None, *, seconds: int = 60, first: bool = True) -> None:
+        super().__init__(sentence)
+        self.seconds = seconds
+        """How long it takes until the next try is looked at."""
+        self.first = first
+        """Whether this is the first refusal since the door was shut, which is the one that is recorded."""
+
+
 class Forbidden(Refusal):
     """The policy does not grant this."""
 
@@ -41,6 +61,30 @@ class OwnRoles(Forbidden):
     """Nobody gives themselves rights."""
 
     sentence = "Nobody changes their own roles, or gives more to a role they hold. Another administrator can do this."
+
+
+class LookingOnly(Forbidden):
+    """Somebody looks at the house as a role, and sent a change."""
+
+    sentence = "You are looking at Wardbook as another role. Nothing can be changed until you go back to your own view."
+
+
+class NotInUse(Forbidden):
+    """There is no such role, or it is retired."""
+
+    sentence = "This role is not in use, so there is nothing to look at."
+
+
+class OutsideRows(Forbidden):
+    """The patient is not among the actor's, who may open the record by emergency access."""
+
+    sentence = "This patient is not among yours."
+
+
+class SecondFactorOwed(Forbidden):
+    """A role of the account asks for a second step that has not been set up."""
+
+    sentence = "Your role asks for a second step at sign-in. Please set it up first, on the page of your account."
 
 
 class NotFound(Refusal):

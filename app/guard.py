@@ -609,7 +609,7 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
             whose.update(inspect(target).attrs[key].history.deleted)  # it was taken away from somebody
         named: dict[str, Any] = {"fields": fields} if action == "update" else {}
         if not isinstance(target, Protected):
-            named |= old_and_new(target, fields)
+            named |= called(target) | old_and_new(target, fields)
         for patient_id in whose:
             entity = grouped.setdefault((action, patient_id), {}).setdefault(
                 f"{resource}:{named}", {"type": resource, "ids": [], **named}
@@ -627,6 +627,14 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
         )
         rows.append({"id": UUID(line["id"]), "event": {"agent": who, "events": [line]}})
     current.connection().execute(insert(AuditOutbox), rows)
+
+
+def called(target: Any) -> dict[str, str]:
+    """What a changed account or role goes by, and which resource a limit of a role is on."""
+    kind = type(target).__name__
+    whose = target.role if kind in ("RoleGrant", "RoleSetting") else target
+    name = getattr(whose, "name", None) or getattr(whose, "username", None)
+    return {**({"of": name} if name else {}), **({"resource": target.resource} if kind == "RoleGrant" else {})}
 
 
 def old_and_new(target: Any, fields: list[str]) -> dict[str, Any]:

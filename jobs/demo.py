@@ -149,6 +149,7 @@ def open_account(session: Session, username: str, given: str, family: str) -> in
         last_name=family,
         email=f"{username}@{accounts.DEMO_MAIL}",
         roles=[accounts.DEMO_ACCOUNTS[username]],
+        known=True,
     )
     return int(user.id)
 

@@ -141,6 +141,21 @@ def migrations(url: str, folder: Path) -> Iterator[Finding]:
         yield Finding(f"The database is at the newest migration ({', '.join(sorted(newest))})")
 
 
+def administrators(url: str) -> Iterator[Finding]:
+    """Whether there is anybody who can open accounts."""
+    try:
+        with psycopg.connect(url.replace("+psycopg", "", 1), connect_timeout=5) as connection:
+            found = connection.execute("SELECT count(*) FROM account_power WHERE administers").fetchone()
+    except psycopg.Error:
+        return  # empty or away, which was said already
+    if found and not found[0]:
+        yield Finding(
+            "Nobody can open accounts yet.",
+            'Run `run.py administrator USERNAME --email ADDRESS --name "Given Family"`.',
+            warning=True,
+        )
+
+
 def queue(url: str, trail_url: str) -> Iterator[Finding]:
     """The Redis of queues, sessions, cache and events."""
     settings = yield from _redis(url, "Redis", "REDIS_URL")

@@ -163,6 +163,24 @@ def savepoint(database: Database) -> Iterator[None]:
             guard.session.configure(bind=guard.engine(), join_transaction_mode="conditional_savepoint")
 
 
+@pytest.fixture
+def granted(hospital: Any) -> Iterator[Callable[..., None]]:
+    """Change what a shipped role grants for one test: `granted("Nurse", Patient=may("read", rows=...), Room=None)`."""
+    from app import policy
+    from tests import factories
+
+    touched: set[str] = set()
+
+    def change(name: str, **grants: Any) -> None:
+        touched.add(name)
+        said = {**policy.MATRIX[name], **grants}
+        factories.rewrite(hospital, name, {resource: grant for resource, grant in said.items() if grant is not None})
+
+    yield change
+    for name in touched:
+        factories.rewrite(hospital, name, policy.MATRIX[name])
+
+
 # ---- the application, and ways to come in ------------------------------------------------------------------------
 
 
@@ -181,6 +199,11 @@ class Settings:
     threads: int = 8
     trusted_proxies: int = 0
     idle_minutes: int = 15
+    session_hours: int = 12
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: str = ""
+    oidc_name: str = "the hospital's account"
     default_language: str = "en"
     log_level: str = "INFO"
     public_url: str = "http://localhost"

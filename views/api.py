@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ClassVar
 
 import jsonschema
+import msgspec
 import prison
 from flask import request
 from flask_appbuilder import ModelRestApi, expose
@@ -13,11 +15,12 @@ from flask_appbuilder import api as stock
 from flask_appbuilder.exceptions import FABException
 from flask_appbuilder.security.decorators import protect
 from jsonschema.validators import validator_for
+from sqlalchemy.exc import StatementError
 from werkzeug.wrappers import Response
 
-from app import guard, trail
+from app import guard
 from app.actor import current
-from app.errors import Conflict, Forbidden, Invalid, NotFound, NotSignedIn, PossibleDuplicate, Refusal
+from app.errors import Conflict, Forbidden, Invalid, NotFound, NotSignedIn, PossibleDuplicate, Refusal, from_database
 from app.services import patients
 from app.services.words import birth_date
 from models import clinical, lab, organization, prescriptions
@@ -121,6 +124,7 @@ class RecordApi(OwnFilters, ModelRestApi):
               $ref: '#/components/responses/403'
         """
         asked = kwargs["rison"]
+        self._nothing_hidden(asked)
         filters = self._filters
         try:
             filters.rest_add_filters(asked.get("filters", []))
@@ -136,8 +140,19 @@ class RecordApi(OwnFilters, ModelRestApi):
         if filters.filters:
             guard.searching(f"{self.class_permission_name} by " + ", ".join(f.column_name for f in filters.filters))
         joined = self._with_own(filters)
-        count, rows = self.datamodel.query(joined, order, direction, page=max(asked.get("page", 0), 0), page_size=size)
+        page = max(asked.get("page", 0), 0)
+        try:
+            count, rows = self.datamodel.query(joined, order, direction, page=page, page_size=size)
+        except StatementError as error:
+            guard.session.rollback()
+            raise from_database(error) or Invalid("This column cannot be filtered or sorted that way.") from error
         return sent({"count": count, "ids": [row.id for row in rows], "result": [plain(row, columns) for row in rows]})
+
+    def _nothing_hidden(self, asked: dict[str, Any]) -> None:
+        """Raises Forbidden where rows are to be filtered or sorted by what the actor is not shown."""
+        named = {str(each.get("col")) for each in asked.get("filters", [])} | {str(asked.get("order_column"))}
+        if found := named & current().rights.hidden(self.class_permission_name):
+            raise guard.refuse("read", f"{self.class_permission_name}.{min(found)}")
 
     @expose("/<pk>", methods=["GET"])
     @protect()
@@ -191,14 +206,25 @@ def filterable(model: Any, name: str) -> bool:
     return type(model.__table__.c[name].type).__name__ in PLAIN
 
 
+def _address(value: Any) -> str:
+    """A network address of the trail, which JSON has no type for. Raises TypeError for anything else."""
+    if isinstance(value, IPv4Address | IPv6Address):
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+encode = msgspec.json.Encoder(enc_hook=_address).encode
+
+
 def sent(body: Any, status: int = 200) -> Response:
     """A JSON answer."""
-    return Response(trail.encode(body), status, mimetype="application/json")
+    return Response(encode(body), status, mimetype="application/json")
 
 
 def plain(item: Any, columns: Any) -> dict[str, Any]:
-    """A row as JSON's plain values, masked columns blank as the gate left them."""
-    return {name: getattr(item, name) for name in columns}
+    """A row as JSON's plain values; what the actor is not shown is null, and not the empty list the gate left."""
+    hidden = current().rights.hidden(item.resource())
+    return {name: None if name in hidden else getattr(item, name) for name in columns}
 
 
 PATIENT_SCHEMA: dict[str, Any] = {

@@ -14,10 +14,12 @@ from flask_babel import gettext, lazy_gettext
 from app import guard, policy
 from app.services import audit
 from models.audit import AuditEvent
+from models.codes import RowScope
 from models.patients import Patient
 from views.base import Page, branch_zone, open_to, words
 from views.branches import all_branches
 from views.people import name_of
+from views.roles import DEEDS, FIELDS_IN_SHORT, KINDS, SCOPES, role_word, thing
 
 ACTIONS = {
     "R": lazy_gettext("Saw"),
@@ -36,6 +38,9 @@ SUBTYPES = {
     "110122": lazy_gettext("Signed in"),
     "110123": lazy_gettext("Signed out"),
     "search": lazy_gettext("Found by searching"),
+    "view-as began": lazy_gettext("Began to look as a role"),
+    "view-as ended": lazy_gettext("Stopped looking as a role"),
+    "view-as": lazy_gettext("Tried to look as a role"),
 }
 SPOKEN = {
     "Patient": lazy_gettext("registration"),
@@ -55,7 +60,38 @@ SPOKEN = {
     "PatientLink": lazy_gettext("possible duplicates"),
     "User": lazy_gettext("account"),
     "Role": lazy_gettext("role"),
+    "RoleGrant": lazy_gettext("role"),
+    "RoleSetting": lazy_gettext("role"),
+    "Credential": lazy_gettext("sign-in"),
+    "EmergencyAccess": lazy_gettext("emergency access"),
 }
+CHANGED = {
+    "active": lazy_gettext("may sign in"),
+    "email": lazy_gettext("e-mail"),
+    "first_name": lazy_gettext("first name"),
+    "last_name": lazy_gettext("last name"),
+    "name": lazy_gettext("name"),
+    "username": lazy_gettext("user name"),
+    "password": lazy_gettext("password"),
+    "roles": lazy_gettext("roles"),
+    "groups": lazy_gettext("groups"),
+    "user": lazy_gettext("held by"),
+    "users": lazy_gettext("held by"),
+    "permissions": lazy_gettext("may"),
+    "rows": lazy_gettext("which ones"),
+    "kinds": lazy_gettext("only kinds"),
+    "masked": lazy_gettext("hidden"),
+    "resource": lazy_gettext("on"),
+    "second_factor": lazy_gettext("second factor"),
+    "retired_at": lazy_gettext("retired"),
+    "totp_secret": lazy_gettext("second factor"),
+    "totp_confirmed_at": lazy_gettext("second factor confirmed"),
+    "recovery_codes": lazy_gettext("recovery codes"),
+    "password_changed_at": lazy_gettext("password set"),
+}
+"""The fields of accounts and roles, in words."""
+HELD = ("roles", "groups", "permissions", "user", "users")
+"""Those of which the trail has what was lost and what was gained."""
 
 
 class TrailView(Page):
@@ -112,6 +148,7 @@ def question() -> audit.Question:
         except ValueError:
             before = None
     until = day("to")
+    role = text.get("role", "")
     return audit.Question(
         patient=text.get("patient", "")[:100],
         person=text.get("person", "")[:100],
@@ -120,6 +157,7 @@ def question() -> audit.Question:
         outcome=int(text["outcome"]) if text.get("outcome", "") in OUTCOMES else None,
         since=day("from"),
         until=until + timedelta(days=1) if until else None,
+        role_id=int(role) if role.isdigit() and len(role) < 10 else None,
         before=before,
     )
 
@@ -131,9 +169,11 @@ def row(event: AuditEvent, known: dict[int, Patient], facts: dict[int, Any]) -> 
     return {
         "when": words(event.recorded),
         "who": event.agent_name or gettext("Nobody signed in"),
-        "roles": ", ".join(gettext(policy.SPOKEN.get(role, role.removeprefix("service:"))) for role in event.roles),
-        "action_word": SUBTYPES.get(event.subtype) or ACTIONS.get(event.action, event.action),
-        "what": "; ".join(told(entity) for entity in event.entities) or (event.query or ""),
+        "roles": ", ".join(held(role) for role in event.roles),
+        "action_word": SUBTYPES.get(f"{event.subtype} {event.reason}")
+        or SUBTYPES.get(event.subtype)
+        or ACTIONS.get(event.action, event.action),
+        "what": "; ".join(dict.fromkeys(told(entity) for entity in event.entities)) or (event.query or ""),
         "query": event.query,
         "patient": name_of(patient) if patient else (f"#{event.patient_id}" if event.patient_id else "—"),
         "mrn": patient.mrn if patient else "",
@@ -142,10 +182,18 @@ def row(event: AuditEvent, known: dict[int, Patient], facts: dict[int, Any]) -> 
         "purpose": event.purpose,
         "outcome": event.outcome,
         "outcome_word": OUTCOMES.get(str(event.outcome), str(event.outcome)),
-        "reason": event.reason or "",
+        "reason": (event.reason or "") if event.outcome == 0 and event.subtype != "view-as" else "",
+        "changes": [change for entity in event.entities for change in changes_of(entity)],
         "address": event.address or "",
         "channel": event.channel,
     }
+
+
+def held(role: str) -> str:
+    """A role as the trail writes it, in words; with `as:` it was looked as, and not held."""
+    if role.startswith("as:"):
+        return str(gettext("looking as %(role)s", role=role_word(role.removeprefix("as:"))))
+    return str(gettext(policy.SPOKEN.get(role, role.removeprefix("service:"))))
 
 
 def told(entity: dict[str, Any]) -> str:
@@ -153,8 +201,57 @@ def told(entity: dict[str, Any]) -> str:
     kind = str(SPOKEN.get(entity.get("type", ""), entity.get("type", "")))
     count = len(entity.get("ids") or [])
     text = f"{kind} ({count})" if count > 1 else kind
+    if called := entity.get("of"):
+        text = f"{text} {role_word(called) if entity['type'].startswith('Role') else called}"
     fields = entity.get("fields")
-    return f"{text}: {', '.join(fields)}" if fields else text
+    if not fields or entity.get("new"):
+        return text
+    return f"{text}: {', '.join(str(CHANGED.get(name, name)) for name in fields)}"
+
+
+def changes_of(entity: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a change of an account or role was and is, field by field: of a relation what was lost and gained."""
+    new = entity.get("new")
+    if not isinstance(new, dict):
+        return []
+    old = entity.get("old") or {}
+    on = entity.get("resource") or new.get("resource")
+    made = "fields" not in entity
+    found = []
+    for name, value in new.items():
+        before, after = "" if made else said(name, old.get(name)), said(name, value)
+        usual = made and (not value or value == RowScope.CHAIN)
+        if name != "resource" and before != after and not usual:
+            label = f"{thing(on)}: {CHANGED.get(name, name)}" if on else str(CHANGED.get(name, name))
+            found.append({"field": label, "old": before, "new": after, "both": name in HELD})
+    return found
+
+
+def said(name: str, value: Any) -> str:
+    """A value of an account or role in words; nothing where there is none."""
+    if name == "permissions":
+        return ", ".join(sorted(_permission(each) for each in value or []))
+    if name in HELD:
+        return ", ".join(sorted(role_word(each) for each in value or []))
+    if name == "kinds":
+        return ", ".join(str(KINDS.get(each, each)).lower() for each in value or []) or str(gettext("every kind"))
+    if name == "masked":
+        return ", ".join(str(FIELDS_IN_SHORT.get(each, each)).lower() for each in value or []) or str(
+            gettext("nothing")
+        )
+    if name == "rows":
+        return str(SCOPES.get(value or "", value or "")).lower()
+    if name == "resource":
+        return thing(value or "")
+    if name == "retired_at":
+        return str(gettext("yes") if value else gettext("no"))
+    return str(words(value)) if value is not None else ""
+
+
+def _permission(text: str) -> str:
+    """ "can read on Patient" as "see patients"."""
+    deed, _, resource = text.removeprefix("can ").partition(" on ")
+    return f"{DEEDS.get(deed, deed)} {thing(resource)}".lower() if resource else text
 
 
 def register(builder: Any) -> None:

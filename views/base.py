@@ -28,7 +28,7 @@ from wtforms import Form
 
 from app import guard
 from app.actor import current
-from app.errors import NotFound, Refusal
+from app.errors import Invalid, NotFound, Refusal
 from models.base import Record
 from views.speech import spoken_day
 
@@ -271,8 +271,12 @@ class RecordView(OwnFilters, ModelView):
         page = _number(request.args.get(f"page_{name}"), 0, 10_000)
         size = _number(request.args.get(f"psize_{name}"), self.page_size, LONGEST_PAGE) or self.page_size
         filters = self._filters
-        get_filter_args(filters)
-        said = [(each, value) for each, value in zip(filters.filters, filters.values, strict=True) if _says(value)]
+        try:
+            get_filter_args(filters)
+        except IndexError as error:  # the address names a kind of filter the column does not have
+            raise Invalid(gettext("This list cannot be narrowed that way.")) from error
+        told = zip(filters.filters, map(_plain, filters.filters, filters.values), strict=True)
+        said = [(each, value) for each, value in told if _says(value)]
         filters.filters, filters.values = [each for each, _ in said], [value for _, value in said]
         joined = self._with_own(filters)
         count, rows = self.datamodel.query(joined, order_column, direction, page=page, page_size=size)
@@ -486,6 +490,14 @@ class RecordView(OwnFilters, ModelView):
 
     def _render(self, template: str, **context: Any) -> str:
         return str(self.render_template(template, **context))
+
+
+def _plain(asked: Any, value: Any) -> Any:
+    """What a filter asks for; of a yes-or-no column a truth value, where the framework leaves the text it came as."""
+    if not asked.datamodel.is_boolean(asked.column_name):
+        return value
+    text = str(value[0] if isinstance(value, list | tuple) else value)
+    return {"true": True, "false": False}.get(text.lower(), "")
 
 
 def _says(value: Any) -> bool:

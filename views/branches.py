@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 
 from app import guard
+from app.actor import current
 from models.organization import Branch
 
 KEPT = 30.0
@@ -36,8 +37,10 @@ _until = 0.0
 
 
 def all_branches() -> dict[int, BranchFacts]:
-    """The branches by id. The actor needs to be allowed to read them."""
+    """The branches by id; none where the actor may not read them."""
     global _until
+    if not (current().may("read", "Branch") and current().may("read", "Organization")):
+        return {}
     if time.monotonic() > _until:
         found = guard.session().scalars(select(Branch).where(Branch.active).order_by(Branch.id)).all()
         _known.clear()

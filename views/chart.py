@@ -15,11 +15,12 @@ from flask_babel import format_decimal, get_locale, gettext, lazy_gettext
 from app import guard
 from app.actor import current
 from app.errors import NotFound
-from app.services import clinical
+from app.services import clinical, emergencies
 from models.clinical import AllergyIntolerance, Observation
 from models.patients import Patient, PatientIdentifier
 from views.base import Page, day, open_to, words
 from views.branches import all_branches
+from views.emergencies import of_patient
 from views.home import remember
 from views.people import GENDERS, IDENTIFIERS, SEXES, age, born, name_of, phones
 from views.speech import spoken_number
@@ -82,11 +83,13 @@ class Chart(Page):
         """Banner, tabs, and the part that is open. Raises NotFound."""
         session = guard.session()
         patient = clinical.open_chart(session, patient_id)
-        parts = clinical.readable()
-        tab = request.args.get("tab", "overview")
-        if tab != "overview" and tab not in LABELS:
-            raise NotFound
         counts = clinical.sizes(session, patient_id)
+        closed = emergencies.closed(patient_id, opened=True)
+        hidden = [part for part in clinical.readable() if clinical.CHART[part][0].resource() in closed]
+        parts = [part for part in clinical.readable() if part not in hidden or counts[part]]
+        tab = request.args.get("tab", "overview")
+        if tab not in LABELS or (tab in hidden and tab not in parts):
+            raise NotFound
         known = clinical.part(session, "allergies", patient_id) if counts.get("allergies") else []
         if current().patient_id is None:
             remember(patient_id)
@@ -131,6 +134,9 @@ class Chart(Page):
             can_edit=current().may("update", "Patient"),
             edit_href=url_for("Correction.ask", patient_id=patient_id),
             registered="registered" in request.args,
+            hidden=[LABELS[part] for part in hidden],
+            emergency_href=url_for("Emergency.ask", patient_id=patient_id) if emergencies.may_break() else None,
+            glass_broken=of_patient(patient_id) if tab == "overview" else [],
             **context,
         )
 

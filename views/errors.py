@@ -18,7 +18,17 @@ from werkzeug.wrappers import Response
 
 from app import guard
 from app.actor import acting
-from app.errors import Forbidden, NotFound, NotSignedIn, OutOfService, Refusal, TooLarge, Ungated, from_database
+from app.errors import (
+    Forbidden,
+    NotFound,
+    NotSignedIn,
+    OutOfService,
+    Refusal,
+    TooLarge,
+    TooManyTries,
+    Ungated,
+    from_database,
+)
 from views.base import SignInFirst
 
 log = structlog.get_logger(__name__)
@@ -89,6 +99,8 @@ def answer(error: Refusal | HTTPException) -> Response:
         )
     if status == 503:
         response.headers["Retry-After"] = "5"
+    if isinstance(error, TooManyTries):
+        response.headers["Retry-After"] = str(error.seconds)
     return response
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from flask import current_app, request, session, url_for
 from flask_appbuilder import IndexView, expose
-from flask_babel import format_date, get_locale, gettext
-from sqlalchemy import func, select
+from flask_babel import format_date, format_decimal, get_locale, gettext, lazy_gettext
+from sqlalchemy import select
 
 from app import guard, policy
-from app.actor import current
-from app.services import patients
-from models.audit import AuditEvent
-from models.base import now
-from models.clinical import Encounter
-from models.organization import Practitioner, Room
+from app.actor import Actor, current
+from app.services import emergencies, patients
+from app.services.figures import Figures, figures
 from models.patients import Patient
 from views.base import branch_zone, open_to_all
 from views.branches import all_branches
 from views.people import born, name_of
+from views.speech import spoken_day
 
 
 class Home(IndexView):
@@ -34,6 +32,7 @@ class Home(IndexView):
     def index(self) -> Any:
         """The start page of whoever is signed in."""
         actor = current()
+        told = figures(guard.session())
         here = datetime.now(branch_zone())
         hour = here.hour
         part = (
@@ -48,95 +47,94 @@ class Home(IndexView):
             page_title=gettext("Today"),
             greeting=f"{part}, {actor.name.split(' ')[0]}",
             today=format_date(here.date(), "EEEE, d MMMM yyyy"),
-            cards=cards(),
-            waits=waits(),
+            cards=cards(told),
+            visits=visits_by_day(told),
+            waits=[*waits(), *unidentified(told)],
             recent=recent(),
         )
 
 
-def cards() -> list[dict[str, Any]]:
+CARDS: tuple[tuple[str, Any, int, Any, str, str, str], ...] = (
+    ("registrations", lazy_gettext("Registered"), 7, lazy_gettext("in 7 days"), "PatientList.list", "people", "accent"),
+    ("visits", lazy_gettext("Visits"), 30, lazy_gettext("in 30 days"), "", "calendar", "plain"),
+    (
+        "staff",
+        lazy_gettext("People at work"),
+        0,
+        lazy_gettext("with an account"),
+        "PractitionerView.list",
+        "staff",
+        "plain",
+    ),
+    ("rooms", lazy_gettext("Rooms"), 0, lazy_gettext("in use"), "RoomView.list", "room", "plain"),
+    ("looks", lazy_gettext("Looks into records"), 0, lazy_gettext("in 24 hours"), "TrailView.list", "trail", "accent"),
+    ("refusals", lazy_gettext("Refusals"), 0, lazy_gettext("in 24 hours"), "TrailView.list", "shield", "warn"),
+)
+"""Figure, title, days (0 for all there are), when, where it leads, icon, tone."""
+
+
+def cards(told: Figures) -> list[dict[str, Any]]:
     """The numbers a role wants to see first; none of them names anybody."""
-    actor = current()
-    db = guard.session()
-    found: list[dict[str, Any]] = []
-
-    def count(statement: Any) -> int:
-        return db.scalar(statement) or 0
-
-    if actor.may("create", "Patient"):
-        since = now() - timedelta(days=7)
+    found = []
+    for kind, title, days, when, endpoint, icon, tone in CARDS:
+        if kind not in told.kinds:
+            continue
+        value = told.total(kind, since=told_days(told, days)[0] if days else None)
+        where = gettext("every branch") if kind in told.of_the_chain else gettext("your branches")
+        asked: dict[str, Any] = {"outcome": "4"} if kind == "refusals" else {}
         found.append(
             {
-                "title": gettext("Registered this week"),
-                "value": count(select(func.count()).select_from(Patient).where(Patient.created_at >= since)),
-                "hint": gettext("at every branch"),
-                "href": url_for("PatientList.list"),
-                "icon": "people",
-                "tone": "accent",
-            }
-        )
-    if actor.may("read", "Encounter") and actor.patient_id is None:
-        since = now() - timedelta(days=30)
-        found.append(
-            {
-                "title": gettext("Visits in 30 days"),
-                "value": count(select(func.count()).select_from(Encounter).where(Encounter.started_at >= since)),
-                "hint": gettext("at every branch"),
-                "href": None,
-                "icon": "calendar",
-                "tone": "plain",
-            }
-        )
-    if actor.may("update", "Practitioner"):
-        found.append(
-            {
-                "title": gettext("People at work"),
-                "value": count(
-                    select(func.count())
-                    .select_from(Practitioner)
-                    .where(Practitioner.user_id.is_not(None), Practitioner.active)
-                ),
-                "hint": gettext("with an account"),
-                "href": url_for("PractitionerView.list"),
-                "icon": "staff",
-                "tone": "plain",
-            }
-        )
-        found.append(
-            {
-                "title": gettext("Rooms"),
-                "value": count(select(func.count()).select_from(Room).where(Room.active)),
-                "hint": gettext("in use"),
-                "href": url_for("RoomView.list"),
-                "icon": "room",
-                "tone": "plain",
-            }
-        )
-    if actor.may("read", "AuditEvent"):
-        since = now() - timedelta(hours=24)
-        recently = select(AuditEvent.id).where(AuditEvent.recorded >= since)
-        found.append(
-            {
-                "title": gettext("Looks into records"),
-                "value": count(select(func.count()).select_from(recently.limit(10_000).subquery())),
-                "hint": gettext("in 24 hours"),
-                "href": url_for("TrailView.list"),
-                "icon": "trail",
-                "tone": "accent",
-            }
-        )
-        refused = recently.where(AuditEvent.outcome > 0)
-        found.append(
-            {
-                "title": gettext("Refusals"),
-                "value": count(select(func.count()).select_from(refused.limit(10_000).subquery())),
-                "hint": gettext("in 24 hours"),
-                "href": url_for("TrailView.list", outcome="4"),
-                "icon": "shield",
-                "tone": "warn",
+                "title": title,
+                "value": gettext("%(most)s +", most=format_decimal(MOST)) if value > MOST else format_decimal(value),
+                "hint": f"{when}, {where}",
+                "href": url_for(endpoint, **asked) if endpoint and current().may(*NEEDED[endpoint]) else None,
+                "icon": icon,
+                "tone": tone,
             }
         )
     return found
+
+
+def told_days(told: Figures, count: int) -> list[date]:
+    """The last days there are figures of, today among them; a branch may be a day ahead of this one."""
+    counted = (row.day for row in told.rows if row.name in ("visits", "registrations"))
+    last = max([datetime.now(branch_zone()).date(), *counted])
+    return [last - timedelta(days=ago) for ago in reversed(range(count))]
+
+
+def visits_by_day(told: Figures) -> dict[str, Any] | None:
+    """Visits a day over 30 days, at the actor's branch and at every branch as far as they are told of it."""
+    if "visits" not in told.kinds:
+        return None
+    days = told_days(told, 30)
+    here = all_branches().get(current().branch_id or 0)
+    lines = []
+    if here is not None:
+        lines.append({"name": here.name, "counts": told.by_day("visits", days, branch_id=here.id)})
+    if "visits" in told.of_the_chain:
+        lines.append({"name": gettext("Every branch"), "counts": told.by_day("visits", days)})
+    elif here is None or len(current().branch_ids) > 1:
+        lines.append({"name": gettext("Your branches"), "counts": told.by_day("visits", days)})
+    return {"days": [{"day": spoken_day(day), "short": format_date(day, "d MMM")} for day in days], "lines": lines}
+
+
+def unidentified(told: Figures) -> list[dict[str, Any]]:
+    """Patients somebody has to find out about, as far as the list it leads to can show them."""
+    actor = current()
+    if "unidentified" not in told.kinds or not (actor.may("update", "Patient") and actor.may("read", "Patient")):
+        return []
+    narrow = ("read", "Patient") in actor.rights.reach
+    unknown = told.total("unidentified", branches=actor.branch_ids if narrow else None)
+    if not unknown:
+        return []
+    return [
+        {
+            "title": gettext("Patients without a known identity"),
+            "hint": gettext("Complete their registration when you know who they are"),
+            "href": url_for("PatientList.list", _flt_0_temporary="true"),
+            "count": unknown,
+        }
+    ]
 
 
 def waits() -> list[dict[str, Any]]:
@@ -144,7 +142,7 @@ def waits() -> list[dict[str, Any]]:
     actor = current()
     db = guard.session()
     found: list[dict[str, Any]] = []
-    if actor.may("update", "PatientLink"):
+    if actor.may("update", "PatientLink") and actor.may("read", "PatientLink") and actor.may("read", "Patient"):
         pairs = len(patients.possible_duplicates(db, limit=100))
         if pairs:
             found.append(
@@ -155,23 +153,29 @@ def waits() -> list[dict[str, Any]]:
                     "count": pairs,
                 }
             )
-    if actor.may("update", "Patient"):
-        unknown = db.scalar(select(func.count()).select_from(Patient).where(Patient.temporary, Patient.active)) or 0
-        if unknown:
-            found.append(
-                {
-                    "title": gettext("Patients without a known identity"),
-                    "hint": gettext("Complete their registration when you know who they are"),
-                    "href": url_for("PatientList.list", _flt_0_temporary="true"),
-                    "count": unknown,
-                }
-            )
+    found += unreviewed()
     return found
+
+
+def unreviewed() -> list[dict[str, Any]]:
+    """Emergency accesses to be reviewed: at once for the privacy officer, after 72 hours for administrators as well."""
+    actor = current()
+    reviews, administers = actor.may("update", "EmergencyAccess"), actor.may("update", "Role")
+    if not actor.may("read", "EmergencyAccess") or not (reviews or administers):
+        return []
+    everything, late = emergencies.waiting(guard.session())
+    hint = gettext("%(count)s of them for more than 72 hours", count=late) if late else gettext("The oldest first")
+    if not reviews:
+        everything, hint = late, gettext("for more than 72 hours; the privacy officer reviews them")
+    if not everything:
+        return []
+    title = gettext("Emergency accesses wait for review")
+    return [{"title": title, "hint": hint, "href": url_for("Emergencies.list"), "count": everything}]
 
 
 def recent() -> list[dict[str, Any]]:
     """The patients this person opened last, loaded through the gate like any other."""
-    if not current().may("read", "Patient"):
+    if not current().may("read", "Patient") or current().viewing_as:
         return []
     if current().patient_id is not None:
         keys = [current().patient_id]
@@ -198,7 +202,9 @@ def recent() -> list[dict[str, Any]]:
 
 
 def remember(patient_id: int) -> None:
-    """Put a patient at the head of those opened last."""
+    """Put a patient at the head of those opened last; what is looked at as a role is not the person's own work."""
+    if current().viewing_as:
+        return
     keys = [key for key in session.get("recent", []) if key != patient_id]
     session["recent"] = [patient_id, *keys][:8]
 
@@ -208,14 +214,23 @@ NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Patients", "Finder.find", "people", "", ("read", "Patient")),
     ("Possible duplicates", "Duplicates.list", "pair", "", ("update", "PatientLink")),
     ("Who saw what", "TrailView.list", "trail", "Privacy", ("read", "AuditEvent")),
+    ("Emergency access", "Emergencies.list", "bell", "Privacy", ("update", "EmergencyAccess")),
     ("Staff", "PractitionerView.list", "staff", "Hospital", ("update", "Practitioner")),
     ("Branches", "BranchView.list", "branch", "Hospital", ("update", "Branch")),
     ("Rooms", "RoomView.list", "room", "Hospital", ("update", "Room")),
     ("Organizations", "OrganizationView.list", "building", "Hospital", ("update", "Organization")),
     ("Accounts", "AccountView.list", "key", "Access", ("read", "User")),
-    ("Roles", "RoleView.list", "shield", "Access", ("read", "Role")),
+    ("What roles may do", "RoleMatrix.open", "shield", "Access", ("read", "Role")),
 )
 """Label, endpoint, icon, group, and what it takes to see it."""
+
+
+NEEDED = {endpoint: needed for _, endpoint, _, _, needed in NAVIGATION if needed is not None} | {
+    "PatientList.list": ("read", "Patient")
+}
+"""What it takes to open a page that a number leads to."""
+MOST = 10_000
+"""The view counts no further where counting takes long."""
 
 
 def page_context() -> dict[str, Any]:
@@ -234,9 +249,20 @@ def page_context() -> dict[str, Any]:
         "branch": branches.get(actor.branch_id) if actor and actor.branch_id else None,
         "spoken_roles": [gettext(policy.SPOKEN.get(role, role)) for role in actor.roles] if actor else [],
         "nav": navigation(actor) if signed else [],
+        "unseen": (actor.rights.hidden if actor else lambda _resource: frozenset()),
+        "searches_phone": actor is not None and searches_phone(actor),
+        "viewing_as": gettext(policy.SPOKEN.get(actor.viewing_as, actor.viewing_as))
+        if actor and actor.viewing_as
+        else None,
+        "viewing_portal": actor is not None and actor.viewing_as == policy.Role.PATIENT,
         "demo": current_app.config["DEMO"],
         "get_locale": get_locale,
     }
+
+
+def searches_phone(actor: Actor) -> bool:
+    """Whether the person may look for patients by phone."""
+    return actor.rights.hidden("Patient").isdisjoint({"telecom", "search_phone"})
 
 
 def navigation(actor: Any) -> list[dict[str, Any]]:
@@ -245,7 +271,7 @@ def navigation(actor: Any) -> list[dict[str, Any]]:
     for text, endpoint, icon, group, needed in NAVIGATION:
         if needed is not None and not actor.may(*needed):
             continue
-        if actor.patient_id is not None and endpoint == "Finder.find":
+        if endpoint == "Finder.find" and (actor.patient_id is not None or actor.viewing_as == policy.Role.PATIENT):
             continue
         href = url_for(endpoint)
         here = request.path == href or (href != "/" and request.path.startswith(href.removesuffix("list/")))

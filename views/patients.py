@@ -18,12 +18,13 @@ from wtforms.validators import Length
 from app import guard
 from app.actor import current
 from app.errors import Invalid, NotFound, PossibleDuplicate, Refusal
-from app.services import patients
+from app.services import emergencies, patients
 from app.services.words import birth_date
-from models.patients import Patient, PatientLink
+from models.patients import Patient
 from views.base import CommandView, Page, RecordInterface, RecordView, branch_zone, open_to
 from views.branches import all_branches
-from views.people import GENDERS, IDENTIFIERS, SEXES, age, born, in_short, name_of, phones
+from views.emergencies import offered as emergency_offered
+from views.people import GENDERS, IDENTIFIERS, SEXES, age, born, in_short, name_of, phones, unshown
 
 LANGUAGES = ("", "ar", "de", "en", "es", "fr", "hi", "it", "pl", "pt", "ro", "ru", "tr", "uk", "ur", "vi", "zh")
 PHOTOS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
@@ -55,13 +56,14 @@ class Finder(Page):
     def _found(self) -> dict[str, Any]:
         asked = request.args.get("q", "").strip()
         if not asked or current().patient_id is not None:
-            return {"q": asked, "results": [], "more": False, "meant": []}
+            return {"q": asked, "results": [], "more": False, "meant": [], "outside": []}
         found = patients.find(guard.session(), asked[:100])
         return {
             "q": asked,
             "results": [in_short(patient) for patient in found.patients],
             "more": found.more,
             "meant": list(found.meant),
+            "outside": [url_for("Emergency.ask", patient_id=key) for key in emergencies.by_number(asked[:100])],
         }
 
     @expose("/alike.json", methods=["POST"])
@@ -133,16 +135,53 @@ class RegistrationForm(Form):
     deceased = BooleanField(lazy_gettext("Has died"))
     deceased_on = StringField(lazy_gettext("Date of death"), [Length(max=30)])
     active = BooleanField(lazy_gettext("This record is in use"))
+    action: ClassVar[str] = "create"
+    """What the form is for, as the policy calls it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        unwritten = unwritable(self.action)
+        for name in [name for field, names in ASKED.items() if field in unwritten for name in names]:
+            del self[name]
         locale = get_locale() or Locale("en")
         countries = sorted(
             ((code, name) for code, name in locale.territories.items() if len(code) == 2 and code.isalpha()),
             key=lambda pair: pair[1],
         )
-        self.country.choices = offered({"": "", **dict(countries)})
-        self.language.choices = offered({code: locale.languages.get(code, "") if code else "" for code in LANGUAGES})
+        if "country" in self:
+            self.country.choices = offered({"": "", **dict(countries)})
+        if "language" in self:
+            named = {code: locale.languages.get(code, "") if code else "" for code in LANGUAGES}
+            self.language.choices = offered(named)
+
+    def said(self, name: str) -> str:
+        """What was typed into a field; nothing where the actor is not asked for it."""
+        return (self[name].data or "") if name in self else ""
+
+
+class CorrectionForm(RegistrationForm):
+    """The same for a patient who is registered."""
+
+    action = "update"
+
+
+ASKED = {
+    "telecom": ("phone", "email"),
+    "address": ("address_line", "city", "postal_code", "country"),
+    "contact": ("kin_name", "kin_relationship", "kin_phone"),
+    "languages": ("language",),
+    "photo": ("photo",),
+    "identifiers": ("identifier_system", "identifier_value"),
+}
+"""What of a patient each field of the form is about; the other fields are kept from nobody."""
+
+
+def unwritable(action: str) -> frozenset[str]:
+    """What of a patient the actor is not asked for: what they are not shown, or cannot write."""
+    rights = current().rights
+    kept = rights.hidden("Patient") | rights.hidden("Patient", action)
+    knows = rights.may("read", "PatientIdentifier") and "value" not in rights.hidden("PatientIdentifier")
+    return kept if knows and rights.may("create", "PatientIdentifier") else kept | {"identifiers"}
 
 
 def region() -> str | None:
@@ -155,22 +194,22 @@ def demographics(form: RegistrationForm) -> patients.Demographics:
     """What the form says of a person. Raises Invalid, naming the field."""
     born_on, precision = birth_date(form.birth_date.data or "")
     telecom = []
-    if form.phone.data and form.phone.data.strip():
-        telecom.append({"system": "phone", "value": form.phone.data, "use": "mobile"})
-    if form.email.data and form.email.data.strip():
-        if "@" not in form.email.data:
+    if form.said("phone").strip():
+        telecom.append({"system": "phone", "value": form.said("phone"), "use": "mobile"})
+    if form.said("email").strip():
+        if "@" not in form.said("email"):
             raise Invalid(gettext("Please check the e-mail address."), field="email")
-        telecom.append({"system": "email", "value": form.email.data.strip()})
+        telecom.append({"system": "email", "value": form.said("email").strip()})
     address = {
-        "line": [form.address_line.data.strip()] if form.address_line.data else [],
-        "city": (form.city.data or "").strip(),
-        "postalCode": (form.postal_code.data or "").strip(),
-        "country": form.country.data or "",
+        "line": [form.said("address_line").strip()] if form.said("address_line") else [],
+        "city": form.said("city").strip(),
+        "postalCode": form.said("postal_code").strip(),
+        "country": form.said("country"),
     }
     kin = {
-        "name": {"text": (form.kin_name.data or "").strip()},
-        "relationship": [{"text": (form.kin_relationship.data or "").strip()}],
-        "telecom": [{"system": "phone", "value": form.kin_phone.data.strip()}] if form.kin_phone.data else [],
+        "name": {"text": form.said("kin_name").strip()},
+        "relationship": [{"text": form.said("kin_relationship").strip()}],
+        "telecom": [{"system": "phone", "value": form.said("kin_phone").strip()}] if form.said("kin_phone") else [],
     }
     return patients.Demographics(
         family=form.family.data or "",
@@ -184,8 +223,8 @@ def demographics(form: RegistrationForm) -> patients.Demographics:
         sex_for_clinical_use=form.sex_for_clinical_use.data or "unknown",
         telecom=telecom,
         address=[address] if any(address.values()) else [],
-        contact=[kin] if form.kin_name.data else [],
-        languages=[form.language.data] if form.language.data else [],
+        contact=[kin] if form.said("kin_name") else [],
+        languages=[form.said("language")] if form.said("language") else [],
         photo=photo(form),
         temporary=bool(form.temporary.data),
     )
@@ -202,7 +241,7 @@ def standing(form: RegistrationForm, told: patients.Demographics) -> patients.De
 
 def photo(form: RegistrationForm) -> bytes | None:
     """The picture sent along, or None. Raises Invalid for anything that is no JPEG or PNG."""
-    sent = form.photo.data
+    sent: Any = form["photo"].data if "photo" in form else None
     image = sent.read() if hasattr(sent, "read") else b""
     if not image:
         return None
@@ -214,7 +253,7 @@ def photo(form: RegistrationForm) -> bytes | None:
 
 def identifiers(form: RegistrationForm) -> list[tuple[str, str]]:
     """The number of another system, if one was told; an old branch number is that branch's own."""
-    system, value = form.identifier_system.data or "", (form.identifier_value.data or "").strip()
+    system, value = form.said("identifier_system"), form.said("identifier_value").strip()
     if not system and not value:
         return []
     if system == "branch":
@@ -277,6 +316,13 @@ class Registration(CommandView):
         if isinstance(refusal, PossibleDuplicate):
             assert isinstance(form, RegistrationForm)
             found = alike(demographics(form).cleaned(region()), identifiers(form))
+        offer_href = None
+        try:
+            editing: Any = self._editing(**route)
+        except NotFound:
+            if request.method != "POST":
+                raise
+            editing, offer_href = {"version": request.form.get("version")}, emergency_offered(route["patient_id"])
         return self.render(
             self.template,
             page_title=self.title,
@@ -284,7 +330,8 @@ class Registration(CommandView):
             form=form,
             refusal=sentence,
             duplicates=found,
-            editing=self._editing(**route),
+            editing=editing,
+            offer_href=offer_href,
             cancel_href=self._back(**route),
         )
 
@@ -299,6 +346,7 @@ class Correction(Registration):
     """Setting right who a patient is."""
 
     route_base = "/patients/<int:patient_id>/edit"
+    form_class = CorrectionForm
     title = lazy_gettext("Change who this is")
     policy = ("update", "Patient")
 
@@ -325,6 +373,8 @@ class Correction(Registration):
         told.telecom = _kept(told.telecom, patient.telecom)
         told.address = [*_on_top(told.address, patient.address), *patient.address[1:]]
         told.contact = [*told.contact, *patient.contact[1:]]
+        for name in unwritable("update").intersection(patients.Demographics.__dataclass_fields__) - {"photo"}:
+            setattr(told, name, getattr(patient, name))
         return patients.change(session, patient, told, identifiers=identifiers(form), region=region())
 
     def after(self, result: Patient, **_route: Any) -> str:
@@ -343,26 +393,27 @@ class Correction(Registration):
         place: dict[str, Any] = patient.address[0] if patient.address else {}
         kin: dict[str, Any] = patient.contact[0] if patient.contact else {}
         relationships = kin.get("relationship") or [{}]
-        return RegistrationForm(
+        known = {
             **{name: getattr(patient, name) for name in ("family", "second_family", "given", "prefix", "name_in_use")},
-            birth_date=_typed(patient),
-            gender=patient.gender,
-            sex_for_clinical_use=patient.sex_for_clinical_use,
-            phone=_first(patient.telecom, "phone"),
-            email=_first(patient.telecom, "email"),
-            address_line=" ".join(place.get("line") or []),
-            city=place.get("city", ""),
-            postal_code=place.get("postalCode", ""),
-            country=place.get("country", "") if len(str(place.get("country", ""))) == 2 else "",
-            language=(patient.languages[0] if patient.languages else "")[:2],
-            kin_name=(kin.get("name") or {}).get("text", ""),
-            kin_relationship=relationships[0].get("text", ""),
-            kin_phone=_first(kin.get("telecom") or [], "phone"),
-            temporary=patient.temporary,
-            active=patient.active,
-            deceased=patient.deceased,
-            deceased_on=patient.deceased_at.strftime("%d/%m/%Y") if patient.deceased_at else "",
-        )
+            "birth_date": _typed(patient),
+            "gender": patient.gender,
+            "sex_for_clinical_use": patient.sex_for_clinical_use,
+            "phone": _first(patient.telecom, "phone"),
+            "email": _first(patient.telecom, "email"),
+            "address_line": " ".join(place.get("line") or []),
+            "city": place.get("city", ""),
+            "postal_code": place.get("postalCode", ""),
+            "country": place.get("country", "") if len(str(place.get("country", ""))) == 2 else "",
+            "language": (patient.languages[0] if patient.languages else "")[:2],
+            "kin_name": (kin.get("name") or {}).get("text", ""),
+            "kin_relationship": relationships[0].get("text", ""),
+            "kin_phone": _first(kin.get("telecom") or [], "phone"),
+            "temporary": patient.temporary,
+            "active": patient.active,
+            "deceased": patient.deceased,
+            "deceased_on": patient.deceased_at.strftime("%d/%m/%Y") if patient.deceased_at else "",
+        }
+        return CorrectionForm(data=known)  # as keywords, a patient's `prefix` would become WTForms' own
 
 
 def _typed(patient: Patient) -> str:
@@ -402,8 +453,8 @@ class PatientList(RecordView):
     datamodel = RecordInterface(Patient)
     route_base = "/patients/all"
     list_title = lazy_gettext("All patients")
-    intro = lazy_gettext("Everybody the chain cares for. To find one person, use the search box.")
-    empty = lazy_gettext("Nobody is registered yet.")
+    intro = lazy_gettext("Every patient who is open to you. To find one person, use the search box.")
+    empty = lazy_gettext("No patient is here yet.")
     add_label = lazy_gettext("Register a patient")
     list_columns: ClassVar[list[str]] = ["name", "mrn", "birth_date", "gender", "telecom", "last_visit_at"]
     show_columns: ClassVar[list[str]] = ["name", "mrn", "birth_date", "gender"]
@@ -434,7 +485,8 @@ class PatientList(RecordView):
         if column == "gender":
             return str(GENDERS.get(item.gender, item.gender))
         if column == "telecom":
-            return next(iter(phones(item)), "—")
+            hidden = "telecom" in current().rights.hidden("Patient")
+            return unshown() if hidden else next(iter(phones(item)), "—")
         return super().value_of(item, column)
 
     def row_href(self, item: Any) -> str:
@@ -442,6 +494,13 @@ class PatientList(RecordView):
 
     def add_href(self) -> str | None:
         return url_for("Registration.ask") if current().may("create", "Patient") else None
+
+
+def untold_reasons() -> set[str]:
+    """What two records are alike in without the actor being shown it."""
+    hidden = current().rights.hidden
+    untold = {"same phone"} if "telecom" in hidden("Patient") else set()
+    return untold | ({"same identifier"} if "value" in hidden("PatientIdentifier") else set())
 
 
 class Duplicates(Page):
@@ -455,6 +514,7 @@ class Duplicates(Page):
     def list(self) -> str:
         """The pairs, the likeliest first."""
         pairs = patients.possible_duplicates(guard.session())
+        untold = untold_reasons()
         return self.render(
             "patients/duplicates.html",
             page_title=gettext("Possible duplicates"),
@@ -464,7 +524,7 @@ class Duplicates(Page):
                     "one": in_short(pair.patient),
                     "other": in_short(pair.other),
                     "score": round(pair.score * 100),
-                    "reasons": [gettext(reason) for reason in pair.reasons],
+                    "reasons": [gettext(reason) for reason in pair.reasons if reason not in untold],
                 }
                 for pair in pairs
             ],
@@ -475,10 +535,7 @@ class Duplicates(Page):
     def different(self, link_id: int) -> Any:
         """Two people after all."""
         with guard.unit_of_work() as session:
-            link = session.get(PatientLink, link_id)
-            if link is None:
-                raise NotFound
-            patients.are_different(session, link)
+            patients.are_different(session, patients.pair(session, link_id))
         return redirect(url_for("Duplicates.list"))
 
 

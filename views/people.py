@@ -8,6 +8,7 @@ from typing import Any
 from babel.dates import get_month_names
 from flask import url_for
 from flask_babel import get_locale, gettext, lazy_gettext
+from markupsafe import Markup
 from sqlalchemy import inspect
 
 from app.services.words import spoken_phone, today
@@ -70,6 +71,11 @@ def age(patient: Patient, on: date | None = None) -> str:
     if months >= 2:
         return str(gettext("%(count)s mo", count=months))
     return str(gettext("%(count)s d", count=max((until - start).days, 0)))
+
+
+def unshown() -> Markup:
+    """Instead of a value the actor's role is given a record without; a dash would say that there is none."""
+    return Markup('<span class="unshown">{}</span>').format(gettext("not shown to your role"))
 
 
 def phones(patient: Patient) -> list[str]:

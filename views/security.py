@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import structlog
-from flask import Flask, Request, current_app, flash, g, redirect, request, session, url_for
+from flask import Flask, Request, current_app, flash, g, jsonify, redirect, request, session, url_for
 from flask_appbuilder import expose, has_access
+from flask_appbuilder.models.filters import BaseFilter
 from flask_appbuilder.security.api import SecurityApi
 from flask_appbuilder.security.decorators import no_cache
 from flask_appbuilder.security.forms import LoginForm_db
+from flask_appbuilder.security.schemas import login_post
 from flask_appbuilder.security.sqla.manager import SecurityManager as StockSecurity
 from flask_appbuilder.security.sqla.models import Role, User
 from flask_appbuilder.security.views import (
@@ -24,41 +26,41 @@ from flask_appbuilder.security.views import (
 )
 from flask_appbuilder.utils.base import get_safe_redirect
 from flask_babel import gettext, lazy_gettext
-from flask_jwt_extended import decode_token
+from flask_jwt_extended import create_access_token, create_refresh_token, decode_token, get_jwt_identity, jwt_required
 from flask_jwt_extended.exceptions import JWTExtendedException
-from flask_login import UserMixin, login_user, logout_user
-from flask_session.base import Serializer
+from flask_login import UserMixin, logout_user
+from flask_wtf import FlaskForm
 from flask_wtf.csrf import CSRFProtect
 from jwt import PyJWTError
-from msgspec import DecodeError
-from msgspec import json as msgjson
-from werkzeug.security import generate_password_hash
+from marshmallow import ValidationError
+from sqlalchemy import select
 from werkzeug.wrappers import Response
+from wtforms import PasswordField
+from wtforms.validators import DataRequired, EqualTo
 
 from app import guard, policy, trail
 from app.actor import Actor, Origin, current, nobody
-from app.errors import Invalid, NotSignedIn, Refusal
+from app.errors import (
+    CodeNeeded,
+    Invalid,
+    NotFound,
+    NotRecorded,
+    NotSignedIn,
+    Refusal,
+    SecondFactorOwed,
+    TooManyTries,
+)
+from app.services import accounts, credentials
 from app.services.accounts import DEMO_ACCOUNTS
-from views.base import RecordInterface, RecordView
+from app.services.roles import check, name_for, sheet_of, to_hold
+from models.access import RoleSetting
+from views import sessions
+from views.base import RecordInterface, RecordView, explain, words
 
 log = structlog.get_logger(__name__)
 
 OPEN_TO_ALL_SIGNED_IN = {"ResetMyPasswordView", "OpenApi", "SwaggerView"}
 """One's own password, and the description of the API."""
-
-
-class JsonSerializer(Serializer):
-    """Sessions as JSON: a translated flash becomes plain text (Flask-Session's own breaks on it after the commit)."""
-
-    def encode(self, session: Any) -> bytes:
-        return msgjson.encode(dict(session), enc_hook=str)
-
-    def decode(self, serialized_data: bytes) -> dict[str, Any]:
-        try:
-            decoded = msgjson.decode(serialized_data)
-        except DecodeError:  # not written by us: nobody's
-            return {}
-        return decoded if isinstance(decoded, dict) else {}
 
 
 class CookieOnlyCSRF(CSRFProtect):
@@ -77,64 +79,132 @@ def bears_token(asked: Request) -> bool:
 # ---- binding -----------------------------------------------------------------------------------------------------
 
 UNBOUND = ("static", "appbuilder.static", "health.healthz", "health.readyz")
-SIGNING_IN = ("/api/v1/security/login", "/login/")
+WHILE_OWING = {
+    *("SecondFactorPage.show", "SecondFactorPage.begin", "SecondFactorPage.prove"),
+    *("SignInView.logout", "MyAccount.awake", "LocaleView.index"),
+}
+"""What is open to somebody whose role asks for a second step they have not set up."""
+CHANGED = lazy_gettext("Your access was changed. Please sign in again.")
+LONG_ENOUGH = lazy_gettext("You were signed in for a long time. Please sign in again.")
+STALE = "This token is not valid, or no longer. Please sign in again."
 
 
-def bind() -> None:
+def bind() -> Any:
     """Find out who is asking, and let them act until the answer has left."""
     if request.endpoint in UNBOUND:
-        return
+        return None
     origin = Origin(
         channel="api" if request.path.startswith("/api/") else "web",
         address=request.remote_addr,
         user_agent=(request.headers.get("User-Agent") or "")[:200] or None,
-        session_id=_session_digest(),
+        session_id=sessions.this() if "_user_id" in session else None,
         request_id=g.request_id,
     )
     g.guard_token = guard.begin(nobody(origin))
-    user_id: int | None
     if bears_token(request):
-        user_id = _by_token()
+        user_id, generation = _by_token()
         g.pop("_login_user", None)
+        actor = guard.who_is(user_id, origin)
+        if actor is None or actor.generation != generation:
+            guard.refuse("sign-in", "User")
+            raise NotSignedIn(STALE)
+    elif "_user_id" in session:
+        actor = guard.who_is(int(session["_user_id"]), origin, viewing_as=session.get("view_as"))
+        if actor is None or session.get("generation") != actor.generation:
+            return end_here(CHANGED)
+        if session.get("since", 0) + current_app.config["SESSION_HOURS"] * 3600 <= time.time():
+            return end_here(LONG_ENOUGH)
+        if chosen := session.get("branch_id"):
+            actor = guard.at_branch(actor, chosen)
     else:
-        user_id = int(session["_user_id"]) if "_user_id" in session else None
-    if user_id is None:
-        return
-    actor = guard.who_is(user_id, origin)
-    if actor is None:
-        session.pop("_user_id", None)
-        return
-    if not bears_token(request) and (chosen := session.get("branch_id")):
-        actor = guard.at_branch(actor, chosen)
+        return None
+    if actor.owes_second_factor and (bears_token(request) or not session.get("second_factor")):
+        guard.become(replace(actor, rights=policy.NOTHING))
+        return owing()
     guard.become(actor)
+    return None
 
 
-def _by_token() -> int:
-    """The user a bearer token names. Raises NotSignedIn for a forged, stale or foreign one."""
+def owing() -> Any:
+    """Lead somebody to what their role asks for. Raises SecondFactorOwed where there is no page to lead to."""
+    if request.endpoint in WHILE_OWING and not bears_token(request):
+        return None
+    page = not request.path.startswith("/api/") and not request.path.endswith(".json") and not bears_token(request)
+    if page and request.method in ("GET", "HEAD"):
+        return redirect(url_for("SecondFactorPage.show"))
+    raise guard.refuse("sign-in", "User", SecondFactorOwed)
+
+
+def end_here(sentence: Any) -> None:
+    """The session of this request is over; the sign-in page will say why."""
+    user_id, digest = int(session["_user_id"]), sessions.this()
+    session.clear()
+    flash(sentence, "warning")
+    sessions.renumber()
+    sessions.end(user_id, digest)
+
+
+def admit(user: User, *, second_factor: bool) -> Actor:
+    """Complete a sign-in: a session of a new number, listed among the account's own, and a line in the trail.
+
+    `second_factor` says whether a second step was taken.  Raises NotSignedIn where the account was closed meanwhile.
+    """
+    actor = guard.who_is(user.id, current().origin)
+    if actor is None:
+        raise NotSignedIn
+    credentials.entered(user.id)
+    session.clear()
+    session.update(
+        {
+            "_user_id": str(user.id),
+            "_fresh": True,
+            "generation": actor.generation,
+            "since": int(time.time()),
+            "second_factor": second_factor,
+        }
+    )
+    sessions.renumber()
+    try:
+        enter(replace(actor, origin=replace(actor.origin, session_id=sessions.this())), "110122")
+    except NotRecorded:
+        session.clear()
+        raise
+    sessions.note(user.id)
+    return actor
+
+
+def stay(user_id: int) -> None:
+    """Go on in this session, under another number, after something ended all of the account's."""
+    before, actor = sessions.this(), guard.who_is(user_id, current().origin)
+    if actor is None:
+        raise NotSignedIn
+    session["generation"] = actor.generation
+    sessions.renumber()
+    sessions.end(user_id, before)
+    sessions.note(user_id)
+
+
+def _by_token() -> tuple[int, int]:
+    """The user a bearer token names, and the generation of the account. Raises NotSignedIn for any token but ours."""
     encoded = request.headers["Authorization"].removeprefix("Bearer ").strip()
     try:
         claims = _claims(encoded, current_app.config["JWT_SECRET_KEY"])
         if claims["exp"] <= time.time():
-            raise NotSignedIn("This token is not valid, or no longer. Please sign in again.")
+            raise NotSignedIn(STALE)
         if claims.get("type") not in ("access", "refresh"):
             raise NotSignedIn("This token is of another kind.")
         if claims["type"] == "refresh" and request.path != "/api/v1/security/refresh":
             raise NotSignedIn("This token only serves to ask for another one.")
-        return int(claims["sub"])
-    except (PyJWTError, JWTExtendedException, KeyError, ValueError) as error:
+        return int(claims["sub"]), int(claims["gen"])
+    except (PyJWTError, JWTExtendedException, KeyError, ValueError, TypeError) as error:
         guard.refuse("sign-in", "User")
-        raise NotSignedIn("This token is not valid, or no longer. Please sign in again.") from error
+        raise NotSignedIn(STALE) from error
 
 
 @lru_cache(maxsize=2048)
 def _claims(encoded: str, _secret: str) -> dict[str, Any]:
     """What a token says whose signature holds, checked once a token; when it ends is asked every time."""
     return dict(decode_token(encoded))
-
-
-def _session_digest() -> str | None:
-    sid = getattr(session, "sid", None)
-    return hashlib.sha256(str(sid).encode()).hexdigest()[:16] if sid and "_user_id" in session else None
 
 
 def recorded(response: Response) -> Response:
@@ -178,15 +248,30 @@ class SignedIn(UserMixin):
         return str(self.username)
 
 
+CODE_SECONDS = 300
+"""How long a password is good for while the code is asked for."""
+
+
 class SignInView(AuthDBView):
     """The sign-in page; a failed try shows the form again with what was typed and says nothing about why."""
 
+    code_template = "access/sign_in_code.html"
+
     def render_template(self, template: str, **kwargs: Any) -> str:
         demo = bool(current_app.config["DEMO"])
-        accounts = [
-            {"username": name, "role_word": policy.SPOKEN[role]} for name, role in DEMO_ACCOUNTS.items() if demo
-        ]
-        return str(super().render_template(template, demo_accounts=accounts, **kwargs))
+        offered = [{"username": name, "role_word": policy.SPOKEN[role]} for name, role in DEMO_ACCOUNTS.items() if demo]
+        oidc = current_app.config["OIDC"]
+        return str(
+            super().render_template(
+                template,
+                demo_accounts=offered,
+                oidc_name=oidc["name"] if oidc else None,
+                next=request.args.get("next", ""),
+                nobody_yet=not demo and not someone_administers(),
+                idled=request.args.get("ended") == "idle",
+                **kwargs,
+            )
+        )
 
     @expose("/login/", methods=["GET", "POST"])
     @no_cache
@@ -198,12 +283,43 @@ class SignInView(AuthDBView):
         form = LoginForm_db()
         if not form.validate_on_submit():
             return self.render_template(self.login_template, title=self.title, form=form)
-        user = self.appbuilder.sm.auth_user_db(form.username.data, form.password.data)
-        if user is None:
-            flash(gettext("This name and password do not belong together. Please try again."), "warning")
-            return self.render_template(self.login_template, title=self.title, form=form), 401
-        login_user(user, remember=False)
-        return redirect(onwards)
+        try:
+            user = credentials.with_password(guard.session(), form.username.data, form.password.data)
+        except (NotSignedIn, TooManyTries) as refusal:
+            refused_at_the_door(form.username.data, refusal)
+            return self._again(self.login_template, refusal, form=form)
+        return second_step(user, onwards) or enter_by(user, onwards)
+
+    @expose("/login/code", methods=["GET", "POST"])
+    @no_cache
+    def code(self) -> Any:
+        """Ask for the code, for as long as the password given before is good."""
+        waiting: dict[str, Any] = session.get("waiting") or {}
+        actor = guard.who_is(waiting["user_id"], current().origin) if waiting else None
+        if (
+            actor is None
+            or actor.generation != waiting["generation"]
+            or waiting["since"] + CODE_SECONDS < time.time()
+            or current().user_id is not None
+        ):
+            if session.pop("waiting", None):
+                flash(gettext("That took too long. Please begin again."), "warning")
+            return redirect(url_for("SignInView.login"))
+        if request.method != "POST":
+            return self.render_template(self.code_template, title=self.title)
+        user = guard.session().get(User, actor.user_id)
+        assert user is not None
+        try:
+            credentials.with_code(user.id, request.form.get("code", ""))
+        except (NotSignedIn, TooManyTries) as refusal:
+            refused_at_the_door(user.username, refusal)
+            return self._again(self.code_template, refusal)
+        return enter_by(user, waiting["next"], second_factor=True)
+
+    def _again(self, template: str, refusal: Refusal, **more: Any) -> Any:
+        flash(gettext(str(refusal)), "warning")
+        headers = {"Retry-After": str(refusal.seconds)} if isinstance(refusal, TooManyTries) else {}
+        return self.render_template(template, title=self.title, **more), refusal.status, headers
 
     @expose("/logout/", methods=["GET", "POST"])
     def logout(self) -> Response:
@@ -211,22 +327,62 @@ class SignInView(AuthDBView):
         actor = current()
         if actor.user_id is not None:
             enter(actor, "110123")
+            sessions.end(actor.user_id, sessions.this())
         logout_user()
         session.clear()
         return redirect(url_for("SignInView.login"))
 
 
-def new_account(_session: Any, *, password: str, conf_password: str, **values: Any) -> User:
-    """An account; the password is kept only as a hash."""
+def second_step(user: User, onwards: str) -> Any:
+    """Where an account signs in with a code as well: remember that its password held, and ask for the code."""
+    actor = guard.who_is(user.id, current().origin)
+    if actor is None or not actor.second_factor:
+        return None
+    session.clear()
+    session["waiting"] = {
+        "user_id": user.id,
+        "generation": actor.generation,
+        "since": int(time.time()),
+        "next": onwards,
+    }
+    sessions.renumber()
+    return redirect(url_for("SignInView.code"))
+
+
+def enter_by(user: User, onwards: str, *, second_factor: bool = False) -> Response:
+    """Admit somebody and lead them to where they were going."""
+    admit(user, second_factor=second_factor)
+    return redirect(onwards)
+
+
+def refused_at_the_door(name: str, refusal: Refusal) -> None:
+    """A line in the trail, which names an account only if there is one; a door that is shut is told once."""
+    if isinstance(refusal, TooManyTries) and not refusal.first:
+        return
+    known = credentials.named(guard.session(), name)
+    enter(None, "110122", outcome=4, reason=type(refusal).__name__, name=known.username if known else "")
+
+
+_administered = False
+
+
+def someone_administers() -> bool:
+    """Whether there is an administrator; once there is, the database lets the last one never go."""
+    global _administered
+    _administered = _administered or bool(accounts.administrators(guard.session()))
+    return _administered
+
+
+def new_account(_session: Any, *, password: str, conf_password: str, roles: Any, **values: Any) -> User:
+    """An account; the password is kept only as a hash. Raises Invalid and Conflict."""
     del conf_password
-    user = User(**values, password=generate_password_hash(password))
-    _session.add(user)
-    _session.flush()
-    return user
+    return accounts.open_account(_session, password=password, roles=to_hold(_session, roles), **values)
 
 
 def change_account(_session: Any, user: User, **values: Any) -> None:
-    """What an account is called, may do, and whether it is open."""
+    """What an account is called, may do, and whether it is open. Raises Conflict."""
+    accounts.unlike_others(_session, values["username"], values["email"], but=user.id)
+    values["roles"] = to_hold(_session, values["roles"], held=user.roles)
     for name, value in values.items():
         if getattr(user, name) != value:
             setattr(user, name, value)
@@ -234,19 +390,22 @@ def change_account(_session: Any, user: User, **values: Any) -> None:
 
 
 def new_role(_session: Any, **values: Any) -> Role:
-    """A role with the permissions chosen for it."""
-    role = Role(**values)
+    """A role with the permissions chosen for it. Raises Invalid, Conflict and Separated."""
+    role = Role(**values | {"name": name_for(_session, values["name"])})
     _session.add(role)
     _session.flush()
+    check(sheet_of(_session, role.id))
     return role
 
 
 def change_role(_session: Any, role: Role, *, name: str, permissions: list[Any]) -> None:
-    """A role's name and permissions. Raises Invalid for renaming one that the product counts on."""
+    """A role's name and permissions. Raises Separated, and Invalid for renaming one that the product counts on."""
     if role.name != name and role.name in set(policy.Role):
         raise Invalid("The roles that come with Wardbook keep their names.", field="name")
-    role.name = name
+    if role.name != name:
+        role.name = name_for(_session, name)
     role.permissions = permissions
+    check(sheet_of(_session, role.id))
 
 
 def remove_role(_session: Any, role: Role) -> None:
@@ -256,6 +415,17 @@ def remove_role(_session: Any, role: Role) -> None:
     if role.user:
         raise Invalid("People still hold this role. Give them another one first.")
     _session.delete(role)
+
+
+class InUse(BaseFilter):
+    """Roles that are not retired."""
+
+    name = lazy_gettext("In use")
+    arg_name = "in_use"
+
+    def apply(self, query: Any, _value: Any) -> Any:
+        retired = select(RoleSetting.role_id).where(RoleSetting.retired_at.is_not(None))
+        return query.filter(Role.id.not_in(retired))
 
 
 class AccountView(RecordView, UserDBModelView):
@@ -280,6 +450,10 @@ class AccountView(RecordView, UserDBModelView):
         "fail_login_count": lazy_gettext("Failed tries since"),
         "created_on": lazy_gettext("Opened"),
         "changed_on": lazy_gettext("Last changed"),
+        "password_changed_at": lazy_gettext("Password changed"),
+        "second_factor": lazy_gettext("Second step"),
+        "sessions": lazy_gettext("Signed in now"),
+        "locked": lazy_gettext("Locked"),
     }
     description_columns: ClassVar[dict[str, Any]] = {
         "active": lazy_gettext("An account is closed, never removed."),
@@ -305,12 +479,15 @@ class AccountView(RecordView, UserDBModelView):
             lazy_gettext("Use"),
             {"fields": ["last_login", "login_count", "fail_login_count", "created_on", "changed_on"]},
         ),
+        (lazy_gettext("Signing in"), {"fields": ["password_changed_at", "second_factor", "sessions", "locked"]}),
     ]
     add_columns: ClassVar[list[str]] = [
         *["first_name", "last_name", "username", "email", "active", "roles", "password", "conf_password"]
     ]
     edit_columns: ClassVar[list[str]] = ["first_name", "last_name", "username", "email", "active", "roles"]
     base_order = ("username", "asc")
+    add_form_query_rel_fields: ClassVar[dict[str, Any]] = {"roles": [["id", InUse, None]]}
+    edit_form_query_rel_fields: ClassVar[dict[str, Any]] = {"roles": [["id", InUse, None]]}
     exclude_route_methods: ClassVar[set[str]] = {
         *["action", "action_post", "download", "userinfo", "userinfoedit", "resetmypassword", "resetpasswords"]
     }
@@ -325,13 +502,37 @@ class AccountView(RecordView, UserDBModelView):
     def value_of(self, item: User, column: str) -> Any:
         if column == "roles":
             return ", ".join(policy.SPOKEN.get(role.name, role.name) for role in item.roles) or "—"
+        if column == "locked":
+            seconds = credentials.locked_for(item.id)
+            minutes = -(-seconds // 60)
+            return gettext("Yes, after too many tries, for %(n)s minutes", n=minutes) if seconds else words(False)
+        if column == "sessions":
+            return self._sitting(item)
+        if column in ("second_factor", "password_changed_at"):
+            held = credentials.state_of(guard.session(), item.id)
+            if column == "password_changed_at":
+                return words(held.password_changed_at)
+            since = held.totp_confirmed_at
+            return gettext("Since %(day)s", day=words(since)) if since else gettext("Not set up")
         return super().value_of(item, column)
+
+    @staticmethod
+    def _sitting(item: User) -> str:
+        sittings = sessions.of(item.id)
+        return "; ".join(f"{sitting.browser} ({sitting.address})" for sitting in sittings) or str(words(""))
 
     def actions_for(self, item: User) -> Any:
         if not current().may("update", "User"):
             return []
-        href = url_for("SetPasswordView.this_form_get", pk=item.id)
-        return [{"label": gettext("Set a new password"), "href": href}]
+        if item.id == current().user_id:
+            return [{"label": gettext("My account"), "href": url_for("MyAccount.show")}]
+        actions = [(gettext("Set a new password"), url_for("SetPasswordView.this_form_get", pk=item.id))]
+        if credentials.locked_for(item.id):
+            actions.append((gettext("Unlock"), url_for("UnlockAccount.ask", pk=item.id)))
+        if credentials.state_of(guard.session(), item.id).totp_secret:
+            actions.append((gettext("Reset the second step"), url_for("ResetSecondFactor.ask", pk=item.id)))
+        actions.append((gettext("Sign out everywhere"), url_for("EndSessions.ask", pk=item.id)))
+        return [{"label": label, "href": href} for label, href in actions]
 
 
 class RoleView(RecordView, RoleModelView):
@@ -362,30 +563,248 @@ class RoleView(RecordView, RoleModelView):
         return super().value_of(item, column)
 
 
-class SetPasswordView(ResetPasswordView):
+RULE = lazy_gettext("12 characters or more. A few words that have nothing to do with each other do well.")
+
+
+class NewPasswordForm(FlaskForm):
+    """A password, twice."""
+
+    password = PasswordField(
+        lazy_gettext("New password"),
+        description=RULE,
+        validators=[DataRequired()],
+        render_kw={"autocomplete": "new-password"},
+    )
+    conf_password = PasswordField(
+        lazy_gettext("The new password again"),
+        validators=[EqualTo("password", message=lazy_gettext("These two are not the same."))],
+        render_kw={"autocomplete": "new-password"},
+    )
+
+
+class OwnPasswordForm(FlaskForm):
+    """One's password, and another one twice."""
+
+    current = PasswordField(
+        lazy_gettext("The password you have"),
+        validators=[DataRequired()],
+        render_kw={"autocomplete": "current-password"},
+    )
+    password = PasswordField(
+        lazy_gettext("New password"),
+        description=RULE,
+        validators=[DataRequired()],
+        render_kw={"autocomplete": "new-password"},
+    )
+    conf_password = PasswordField(
+        lazy_gettext("The new password again"),
+        validators=[EqualTo("password", message=lazy_gettext("These two are not the same."))],
+        render_kw={"autocomplete": "new-password"},
+    )
+
+
+class PasswordPage:
+    """Flask-AppBuilder's pages for a new password, with the form kept and the reason said where it is refused."""
+
+    form: ClassVar[type[FlaskForm]]
+    form_title: Any
+
+    def change(self, db: Any, form: Any) -> str:
+        """Call the service; gives where to go."""
+        raise NotImplementedError
+
+    def _cancel(self) -> str:
+        raise NotImplementedError
+
+    def _show(self, form: Any, sentence: str | None = None) -> str:
+        return str(
+            self.render_template(  # type: ignore[attr-defined]
+                "form.html",
+                title=self.form_title,
+                form=form,
+                refusal=sentence,
+                cancel_href=self._cancel(),
+                action_label=gettext("Change the password"),
+            )
+        )
+
+    @expose("/form", methods=["GET"])
+    @has_access
+    def this_form_get(self) -> Any:
+        """The form; whose password it is stands in `pk`, where it is not one's own."""
+        return self._show(self.form())
+
+    @expose("/form", methods=["POST"])
+    @has_access
+    def this_form_post(self) -> Any:
+        """Change it, or say why not."""
+        form = self.form()
+        if not form.validate():
+            return self._show(form, gettext("Please check the fields marked below.")), 422
+        try:
+            with guard.unit_of_work() as db:
+                onwards = self.change(db, form)
+        except Refusal as refusal:
+            return self._show(form, explain(refusal, form)), refusal.status
+        return redirect(self.done(onwards))
+
+    def done(self, onwards: str) -> str:
+        """What is to happen when it is certain."""
+        return onwards
+
+
+class SetPasswordView(PasswordPage, ResetPasswordView):
     """An administrator gives somebody a new password."""
 
+    form = NewPasswordForm
     form_title = lazy_gettext("Set a new password")
     class_permission_name = "User"
     method_permission_name: ClassVar[dict[str, str]] = {"this_form_get": "update", "this_form_post": "update"}
     base_permissions: ClassVar[list[str]] = ["can_update"]
 
-    @expose("/form", methods=["GET"])
-    @has_access
-    def this_form_get(self) -> Any:
-        """The form; whose password it is stands in `pk`."""
-        return super().this_form_get()
+    def _whose(self) -> int:
+        said = request.args.get("pk", "")
+        if not said.isdigit() or len(said) > 9:
+            raise NotFound
+        return int(said)
+
+    def _cancel(self) -> str:
+        return url_for("AccountView.show", pk=self._whose())
+
+    def change(self, db: Any, form: Any) -> str:
+        accounts.give_password(db, self._whose(), form.password.data)
+        return self._cancel()
+
+    def done(self, onwards: str) -> str:
+        sessions.end_all(self._whose())
+        flash(gettext("The password was changed. They are signed out everywhere."), "success")
+        return onwards
 
 
-class MyPasswordView(ResetMyPasswordView):
+class MyPasswordView(PasswordPage, ResetMyPasswordView):
     """A person changes their own password."""
 
+    form = OwnPasswordForm
     form_title = lazy_gettext("Change my password")
     class_permission_name = "ResetMyPasswordView"
+
+    def _cancel(self) -> str:
+        return url_for("MyAccount.show")
+
+    def change(self, db: Any, form: Any) -> str:
+        accounts.change_own_password(db, form.current.data, form.password.data)
+        return self._cancel()
+
+    def done(self, onwards: str) -> str:
+        user_id = current().user_id
+        assert user_id is not None
+        sessions.end_all(user_id, but=sessions.this())
+        if not bears_token(request):
+            stay(user_id)
+        flash(gettext("Your password was changed. Everywhere else you are signed out."), "success")
+        return onwards
 
 
 class TokenApi(SecurityApi):
     """Signing in for programs: POST /api/v1/security/login gives a token."""
+
+    @expose("/login", methods=["POST"])
+    def login(self) -> Any:
+        """A token for a name and password
+        ---
+        post:
+          description: >-
+            Signs in and gives a token, which ends with the account's sessions. An account with a second step
+            sends the code as well.
+          requestBody:
+            required: true
+            content:
+              application/json:
+                schema:
+                  type: object
+                  required: [username, password, provider]
+                  properties:
+                    username: {type: string, example: doctor}
+                    password: {type: string}
+                    provider: {type: string, enum: [db]}
+                    code: {type: string, description: The code of the moment or a recovery code}
+                    refresh: {type: boolean, description: Whether to give a refresh token as well}
+          responses:
+            200:
+              description: Signed in
+              content:
+                application/json:
+                  schema:
+                    type: object
+                    properties:
+                      access_token: {type: string}
+                      refresh_token: {type: string}
+            400:
+              $ref: '#/components/responses/400'
+            401:
+              $ref: '#/components/responses/401'
+            403:
+              description: A role of the account asks for a second step that is not set up
+            429:
+              description: Too many tries; Retry-After says for how many seconds nothing is looked at
+        """
+        body = request.get_json(silent=True)
+        if not isinstance(body, dict):
+            return self.response_400(message="Request payload is not JSON")
+        body = {key: credentials.speakable(told) if isinstance(told, str) else told for key, told in body.items()}
+        code = body.pop("code", None)
+        try:
+            told = login_post.load(body)
+        except ValidationError as error:
+            return self.response_400(message=error.messages)
+        if told["provider"] != "db" or not (code is None or isinstance(code, str)):
+            return self.response_400(message="Accounts are signed in to with provider db, and a code is a text.")
+        try:
+            user = credentials.with_password(guard.session(), told["username"], told["password"])
+            actor = guard.who_is(user.id, current().origin)
+            if actor is None:
+                raise NotSignedIn
+            if actor.second_factor and not code:
+                raise CodeNeeded
+            if actor.second_factor:
+                credentials.with_code(user.id, code or "")
+        except (NotSignedIn, TooManyTries) as refusal:
+            refused_at_the_door(told["username"], refusal)
+            raise
+        if actor.owes_second_factor:
+            refused_at_the_door(told["username"], SecondFactorOwed())
+            raise SecondFactorOwed
+        credentials.entered(user.id)
+        enter(actor, "110122")
+        claims = {"gen": actor.generation}
+        tokens = {"access_token": create_access_token(str(user.id), fresh=True, additional_claims=claims)}
+        if told.get("refresh"):
+            tokens["refresh_token"] = create_refresh_token(str(user.id), additional_claims=claims)
+        return jsonify(tokens)
+
+    @expose("/refresh", methods=["POST"])
+    @jwt_required(refresh=True)
+    def refresh(self) -> Any:
+        """Another token for a refresh token
+        ---
+        post:
+          description: Gives another access token, until the account's sessions have ended
+          responses:
+            200:
+              description: Refreshed
+              content:
+                application/json:
+                  schema:
+                    type: object
+                    properties:
+                      access_token: {type: string}
+            401:
+              $ref: '#/components/responses/401'
+          security:
+            - jwt_refresh: []
+        """
+        claims = {"gen": current().generation}
+        return jsonify(access_token=create_access_token(get_jwt_identity(), fresh=False, additional_claims=claims))
 
 
 class Security(StockSecurity):
@@ -398,6 +817,14 @@ class Security(StockSecurity):
     resetpasswordview = SetPasswordView
     resetmypasswordview = MyPasswordView
 
+    def __init__(self, appbuilder: Any) -> None:
+        super().__init__(appbuilder)
+        self.oauth_remotes: dict[str, Any] = {}
+        if current_app.config["OIDC"]:
+            from views import oidc
+
+            self.oauth_remotes[oidc.PROVIDER] = oidc.provider(current_app._get_current_object())  # type: ignore[attr-defined]
+
     def register_views(self) -> None:
         """Only the pages we answer for."""
         self.appbuilder.add_api(self.security_api)
@@ -405,6 +832,10 @@ class Security(StockSecurity):
         self.user_view = self.appbuilder.add_view_no_menu(self.userdbmodelview)
         for view in (self.resetpasswordview, self.resetmypasswordview, self.rolemodelview):
             self.appbuilder.add_view_no_menu(view)
+        if self.oauth_remotes:
+            from views.oidc import OidcView
+
+            self.appbuilder.add_view_no_menu(OidcView)
 
     def create_jwt_manager(self, app: Flask) -> Any:
         """Tokens that are missing, stale or forged are answered like every other refusal."""
@@ -441,23 +872,13 @@ class Security(StockSecurity):
         return SignedIn(actor) if actor.user_id == int(pk) else None
 
     def auth_user_db(self, username: str, password: str) -> Any:
-        """Check a name and password; a failure is a line in the trail that names an account only if there is one."""
-        if username and ("\x00" in username or len(username) > 128):
-            username = ""
-        user = super().auth_user_db(username, password)
-        if user is None:
-            known = self.find_user(username=username) if username else None
-            enter(None, "110122", outcome=4, reason="NotSignedIn", name=known.username if known else "")
-        return user
+        """Check a name and password the one way there is. Raises NotSignedIn and TooManyTries."""
+        return credentials.with_password(guard.session(), username, password)
 
-    def on_user_login(self, user: Any) -> None:
-        """A new session id for a new person in the chair, and a line in the trail."""
-        actor = guard.who_is(user.id, current().origin)
-        if not request.path.startswith("/api/"):
-            keep = dict(session)
-            current_app.session_interface.regenerate(session)  # type: ignore[attr-defined]
-            session.update(keep)
-        enter(actor, "110122")
+    def reset_password(self, userid: Any, password: str) -> None:
+        """Give an account another password, by the rules. Raises Invalid and Forbidden."""
+        with guard.unit_of_work() as db:
+            accounts.give_password(db, int(userid), password)
 
     @staticmethod
     def before_request() -> None:
@@ -488,13 +909,4 @@ def current_actor_or_none() -> Actor | None:
     return at_work.actor if at_work else None
 
 
-def limit_sign_in(app: Flask, security: Any) -> None:
-    """Slow down guessing, on the form and on the API alike: per address, kept in Redis."""
-    limiter = security.limiter
-    rate = app.config["SIGN_IN_RATE"]
-    for endpoint in ("SignInView.login", "TokenApi.login"):
-        view = app.view_functions[endpoint]
-        app.view_functions[endpoint] = limiter.limit(rate, methods=["POST"])(view)
-
-
-__all__ = ["Security", "bind", "limit_sign_in", "recorded", "unbind"]
+__all__ = ["Security", "admit", "bears_token", "bind", "recorded", "stay", "unbind"]

@@ -12,6 +12,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from app import guard, trail
+from app.actor import current
 from app.services import patients
 from models.audit import AuditEvent, DrainState
 from models.base import now
@@ -32,6 +33,8 @@ class Question:
     outcome: int | None = None
     since: datetime | None = None
     until: datetime | None = None
+    role_id: int | None = None
+    """Only changes of this role."""
     before: tuple[datetime, UUID] | None = None
     """Where the page before this one ended."""
 
@@ -51,8 +54,9 @@ def search(session: Session, asked: Question) -> Answer:
     statement = select(AuditEvent).where(AuditEvent.recorded >= since)
     if asked.until:
         statement = statement.where(AuditEvent.recorded < asked.until)
+    names = current().may("read", "Patient")
     if asked.patient:
-        keys = [patient.id for patient in patients.find(session, asked.patient, limit=50).patients]
+        keys = [patient.id for patient in patients.find(session, asked.patient, limit=50).patients] if names else []
         statement = statement.where(AuditEvent.patient_id.in_(keys))
     if asked.person:
         statement = statement.where(AuditEvent.agent_name.ilike(f"%{_escaped(asked.person)}%"))
@@ -62,6 +66,14 @@ def search(session: Session, asked: Question) -> Answer:
         statement = statement.where(AuditEvent.action == asked.action)
     if asked.outcome is not None:
         statement = statement.where(AuditEvent.outcome == asked.outcome)
+    if asked.role_id is not None:
+        changed = AuditEvent.entities[0]
+        statement = statement.where(
+            AuditEvent.action.in_(("C", "U", "D")),
+            AuditEvent.patient_id.is_(None),
+            changed["type"].as_string().in_(("Role", "RoleGrant", "RoleSetting")),
+            changed["ids"][0].as_string() == str(asked.role_id),
+        )
     if asked.before:
         when, key = asked.before
         earlier = or_(AuditEvent.recorded < when, and_(AuditEvent.recorded == when, AuditEvent.id < key))
@@ -70,7 +82,7 @@ def search(session: Session, asked: Question) -> Answer:
     events = session.scalars(statement.order_by(AuditEvent.recorded.desc(), AuditEvent.id.desc()).limit(PAGE + 1)).all()
     shown = events[:PAGE]
     whose = {event.patient_id for event in shown if event.patient_id is not None}
-    named = session.scalars(select(Patient).where(Patient.id.in_(whose))).all() if whose else []
+    named = session.scalars(select(Patient).where(Patient.id.in_(whose))).all() if whose and names else []
     return Answer(shown, {patient.id: patient for patient in named}, len(events) > PAGE)
 
 

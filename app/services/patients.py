@@ -9,13 +9,13 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from rapidfuzz import fuzz
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 from stdnum import luhn
 
 from app import events, guard
 from app.actor import current
-from app.errors import Invalid, PossibleDuplicate
+from app.errors import Invalid, NotFound, PossibleDuplicate
 from app.services.words import fold, line, phone, readings, today
 from models.base import now
 from models.codes import AdministrativeGender, IdentifierUse, SexForClinicalUse
@@ -129,6 +129,7 @@ def register(
     DuplicateIdentifier name the field.
     """
     told = told.cleaned(region)
+    _nothing_unseen(told)
     numbers = [_identifier(system, value) for system, value in identifiers]
     if not insist and not told.temporary and likely_duplicates(session, **_likeness(told, numbers)):
         raise PossibleDuplicate
@@ -156,16 +157,41 @@ def change(
             continue
         if getattr(patient, name) != value:
             setattr(patient, name, value)
-    known = {(number.system, number.value) for number in patient.identifiers}
-    for system, value in identifiers:
-        number = _identifier(system, value)
+    numbers = [_identifier(system, value) for system, value in identifiers]
+    known = {(number.system, number.value) for number in patient.identifiers} if numbers else set()
+    for number in numbers:
         if (number["system"], number["value"]) not in known:
             session.add(PatientIdentifier(patient_id=patient.id, **number))
     events.emit(session, events.PatientRegistered(patient.id))
     return patient
 
 
+def _unseen() -> frozenset[str]:
+    """The fields of a patient the actor is not shown, and so cannot search by either."""
+    return current().rights.hidden("Patient")
+
+
+def _by_phone() -> bool:
+    return _unseen().isdisjoint({"telecom", "search_phone"})
+
+
+def _by_number() -> bool:
+    """Whether the actor may know the numbers of other systems."""
+    rights = current().rights
+    return rights.may("read", "PatientIdentifier") and "value" not in rights.hidden("PatientIdentifier")
+
+
+def _nothing_unseen(told: Demographics) -> None:
+    """Raises Forbidden for a field the actor is not shown: who is alike by it would tell of the others' values."""
+    for name in sorted(_unseen() | current().rights.hidden("Patient", "create")):
+        if getattr(told, name, None):
+            raise guard.refuse("create", f"Patient.{name}")
+
+
 def _identifier(system: str, value: str) -> dict[str, str]:
+    """A number as it is kept. Raises Invalid, and Forbidden where the actor may not know whose it is already."""
+    if not _by_number():
+        raise guard.refuse("create", "PatientIdentifier.value")
     system = line(system, field="identifier_system", longest=200)
     value = line(value, field="identifier_value", longest=100)
     if not system:
@@ -198,8 +224,11 @@ def likely_duplicates(
     exclude_id: int | None = None,
     limit: int = 5,
 ) -> list[Likeness]:
-    """The registered patients most like this one, the likeliest first, with score and reasons."""
+    """The registered patients most like this one in what the actor is shown, the likeliest first, with reasons."""
     clauses: list[ColumnElement[bool]] = []
+    birth_date = None if "birth_date" in _unseen() else birth_date
+    phones = phones if _by_phone() else ()
+    identifiers = identifiers if _by_number() else ()
     words = [word for word in re.split(r"[^\w]+", fold(f"{family} {given}")) if len(word) > 1]
     if birth_date and words:
         clauses.append(Patient.birth_date == birth_date)
@@ -274,7 +303,18 @@ def _compare(
 def _has(word: str) -> ColumnElement[bool]:
     """The name has this word in it; a short one only at the beginning of a word, so that the index can be used."""
     escaped = re.sub(r"([\\%_])", r"\\\1", word)
-    return Patient.search_name.like(f"% {escaped}%" if len(word) < 3 else f"%{escaped}%")
+    pattern = f"% {escaped}%" if len(word) < 3 else f"%{escaped}%"
+    if "other_names" not in _unseen():
+        return Patient.search_name.like(pattern)
+    return and_(Patient.search_name.like(pattern), _shown_name().like(pattern))
+
+
+def _shown_name() -> ColumnElement[str]:
+    """The text a name is searched in, without the names the actor is not shown."""
+    if "other_names" not in _unseen():
+        return Patient.search_name.expression
+    names = Patient.family + " " + Patient.second_family + " " + Patient.given + " " + Patient.name_in_use
+    return literal(" ") + func.wb_fold(names) + " " + func.lower(Patient.mrn)
 
 
 def _alike(session: Session, word: str) -> list[str]:
@@ -304,7 +344,21 @@ def find(session: Session, text: str, *, limit: int = 25) -> Found:
         return found
     alternatives: list[ColumnElement[bool]] = [or_(*(_has(word) for word in choice)) for choice in meant]
     found = _matching(session, clauses + alternatives, [choice[0] for choice in meant], limit)
-    return Found(found.patients, found.more, tuple(choice[0] for choice in meant)) if found.patients else found
+    return Found(found.patients, found.more, _met(meant, found.patients)) if found.patients else found
+
+
+def _met(meant: Sequence[Sequence[str]], patients: Sequence[Patient]) -> tuple[str, ...]:
+    """Of the words that may have been meant, those that stand in a name the actor is shown: no others are theirs."""
+    names = " ".join(_all_names(patient) for patient in patients)
+    met = (next((word for word in choice if word in names), None) for choice in meant)
+    return tuple(word for word in met if word)
+
+
+def _all_names(patient: Patient) -> str:
+    parts = [patient.family, patient.second_family, patient.given, patient.name_in_use, patient.mrn]
+    for name in patient.other_names:
+        parts += [name.get("family") or "", name.get("text") or "", *map(str, name.get("given") or [])]
+    return fold(" ".join(parts))
 
 
 def _clauses(session: Session, text: str) -> tuple[list[ColumnElement[bool]], list[str]]:
@@ -312,15 +366,17 @@ def _clauses(session: Session, text: str) -> tuple[list[ColumnElement[bool]], li
     kinds: list[str] = []
     clauses: list[ColumnElement[bool]] = []
     words: list[str] = []
-    days = readings(text)
+    by_phone, by_birth = _by_phone(), "birth_date" not in _unseen()
+    days = readings(text) if by_birth else []
     rest = [] if days else text.split()
     for part in rest:
-        part_days = readings(part)
+        part_days = readings(part) if by_birth else []
         if part_days and not (part.isdigit() and len(part) == 8 and len(rest) == 1):
             days += part_days
         elif re.fullmatch(r"\+?[\d()./-]{4,}", part):
             digits = re.sub(r"\D", "", part)
-            clauses.append(or_(Patient.search_phone.like(f"%{digits}%"), _has(digits), *_identified(session, part)))
+            phone = [Patient.search_phone.like(f"%{digits}%")] if by_phone else []
+            clauses.append(or_(*phone, _has(digits), *_identified(session, part)))
             kinds.append("number")
         elif any(letter.isdigit() for letter in part):
             clauses.append(or_(_has(fold(part)), *_identified(session, part)))
@@ -330,7 +386,7 @@ def _clauses(session: Session, text: str) -> tuple[list[ColumnElement[bool]], li
     if days:
         kinds.append("birth date")
         clauses.append(or_(*(_born(day, precision) for day, precision in days)))
-    if not days and len(text) >= 8 and re.fullmatch(r"\+?[\d ()./-]+", text) and " " in text:
+    if by_phone and not days and len(text) >= 8 and re.fullmatch(r"\+?[\d ()./-]+", text) and " " in text:
         digits = re.sub(r"\D", "", text)
         clauses = [Patient.search_phone.like(f"%{digits}%")]
     if words:
@@ -351,7 +407,7 @@ def _born(day: date, precision: str) -> ColumnElement[bool]:
 
 def _identified(session: Session, value: str) -> list[ColumnElement[bool]]:
     """Patients by a number of another system, where the actor may know such numbers."""
-    if not current().may("read", "PatientIdentifier"):
+    if not _by_number():
         return []
     numbers = session.scalars(
         select(PatientIdentifier).where(func.upper(PatientIdentifier.value) == value.upper()).limit(20)
@@ -362,7 +418,7 @@ def _identified(session: Session, value: str) -> list[ColumnElement[bool]]:
 def _matching(session: Session, clauses: list[ColumnElement[bool]], words: Sequence[str], limit: int) -> Found:
     """Of at most 200 who match, those whose names begin with the words first, then by name."""
     near = select(Patient.id).where(*clauses).limit(200).scalar_subquery()
-    begins = [case((Patient.search_name.like(f"% {word}%"), 0), else_=1) for word in words[:4]]
+    begins = [case((_shown_name().like(f"% {word}%"), 0), else_=1) for word in words[:4]]
     statement = (
         select(Patient)
         .where(Patient.id.in_(near))
@@ -377,12 +433,26 @@ def _matching(session: Session, clauses: list[ColumnElement[bool]], words: Seque
 def possible_duplicates(session: Session, limit: int = 50) -> Sequence[PatientLink]:
     """Pairs that await a person's judgement, the likeliest first."""
     return session.scalars(
-        select(PatientLink)
+        _pairs()
         .where(PatientLink.reviewed_at.is_(None))
         .options(selectinload(PatientLink.patient), selectinload(PatientLink.other))
         .order_by(PatientLink.score.desc(), PatientLink.id)
         .limit(limit)
     ).all()
+
+
+def pair(session: Session, link_id: int) -> PatientLink:
+    """One pair. Raises NotFound, also where the actor may see one of the two only."""
+    link = session.scalar(_pairs().where(PatientLink.id == link_id))
+    if link is None:
+        raise NotFound
+    return link
+
+
+def _pairs() -> Select[PatientLink]:
+    """Pairs of two patients the actor may both see."""
+    seen = select(Patient.id).scalar_subquery()  # the gate narrows it to the actor's rows
+    return select(PatientLink).where(PatientLink.patient_id.in_(seen), PatientLink.other_id.in_(seen))
 
 
 def are_different(session: Session, link: PatientLink) -> None:

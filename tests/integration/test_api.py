@@ -257,7 +257,7 @@ def test_what_is_masked_is_blank_for_the_one_and_there_for_the_other(api_as: Api
     blank = api_as("privacy").get(f"{PATIENTS}{key}").get_json()["result"]
     assert seen["telecom"]
     assert seen["address"]
-    assert (blank["telecom"], blank["address"], blank["contact"]) == ([], [], [])
+    assert (blank["telecom"], blank["address"], blank["contact"]) == (None, None, None)
     assert blank["family"] == seen["family"]
 
 

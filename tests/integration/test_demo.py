@@ -10,12 +10,11 @@ import psycopg
 import pytest
 from flask_appbuilder.security.sqla.models import User
 from sqlalchemy import func, select
-from werkzeug.security import check_password_hash
 
 from app import actor, guard, trail
 from app.actor import Actor, Origin
 from app.errors import Forbidden
-from app.services import accounts, clinical, patients
+from app.services import accounts, clinical, credentials, patients
 from jobs import demo
 from jobs.demo_charts import interpret
 from models.clinical import AllergyIntolerance, Encounter, Observation
@@ -136,7 +135,7 @@ def test_every_account_signs_in_with_its_role(hospital: demo.Planted) -> None:
         assert accounts.demo_accounts_present(session)
         for username, role in accounts.DEMO_ACCOUNTS.items():
             user = session.scalars(select(User).where(User.username == username)).one()
-            assert check_password_hash(user.password, demo.PASSWORD)
+            assert credentials.holds(user.password, demo.PASSWORD)
             who = signed_in(session, username)
             assert who.roles == (role,)
             assert who.branch_id is not None, "everybody has a clock; a patient that of the registering branch"

@@ -27,7 +27,7 @@ from tests.conftest import Browser
 from tests.factories import Hospital, told
 from views.api import PatientApi
 from views.base import LONGEST_CHOICE, LONGEST_PAGE, OwnFilters
-from views.security import JsonSerializer
+from views.sessions import JsonSerializer
 
 ClientAs = Callable[[str], Browser]
 

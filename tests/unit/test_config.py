@@ -48,6 +48,10 @@ def test_every_way_to_write_a_postgres_address_means_our_driver(scheme: str) -> 
         ("WARDBOOK_WORKERS", "0", "from 1 to 64"),
         ("WARDBOOK_TRUSTED_PROXIES", "9", "from 0 to 8"),
         ("WARDBOOK_IDLE_MINUTES", "0", "from 1 to 1440"),
+        ("WARDBOOK_SESSION_HOURS", "0", "from 1 to 168"),
+        ("WARDBOOK_SESSION_HOURS", "169", "from 1 to 168"),
+        ("WARDBOOK_OIDC_ISSUER", "https://id.example", "must be set as well"),
+        ("WARDBOOK_OIDC_CLIENT_SECRET", "s", "WARDBOOK_OIDC_ISSUER and WARDBOOK_OIDC_CLIENT_ID"),
         ("WARDBOOK_ENV", "staging", "demo, production"),
         ("WARDBOOK_DEBUG", "maybe", "1 or 0"),
         ("WARDBOOK_LOG_LEVEL", "LOUD", "DEBUG"),
@@ -112,6 +116,44 @@ def test_production_is_refused_with_a_reason(environ: dict[str, str], says: str)
     (reason,) = read(WARDBOOK_ENV="production", **environ).refusals()
     assert says in reason
     assert read(**environ).refusals() == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "allowed"),
+    [
+        ({}, True),
+        ({"WARDBOOK_URL": "https://wardbook.example", "HOST": "0.0.0.0"}, True),
+        ({"WARDBOOK_URL": "http://127.0.0.1:8080"}, True),
+        ({"WARDBOOK_URL": "http://[::1]:8080"}, True),
+        ({"WARDBOOK_URL": "http://localhost:8080"}, True),
+        ({"WARDBOOK_URL": "http://wardbook.example"}, False),
+        ({"WARDBOOK_URL": "http://localhost.evil.example"}, False),
+        ({"WARDBOOK_URL": "http://10.0.0.5"}, False),
+        ({"HOST": "0.0.0.0"}, False),
+        ({"HOST": "10.0.0.5"}, False),
+    ],
+)
+def test_passwords_cross_no_network_in_the_open(environ: dict[str, str], allowed: bool) -> None:
+    reasons = read(WARDBOOK_ENV="production", WARDBOOK_SECRET_KEY=GOOD_KEY, **environ).refusals()
+    assert [reason.split()[0] for reason in reasons] == ([] if allowed else ["WARDBOOK_URL"])
+    assert read(**environ).refusals() == []
+
+
+OIDC = {"WARDBOOK_OIDC_CLIENT_ID": "wardbook", "WARDBOOK_OIDC_CLIENT_SECRET": "hidden-4"}
+
+
+def test_a_provider_is_named_whole_or_not_at_all() -> None:
+    settings = read(WARDBOOK_OIDC_ISSUER="https://id.example", **OIDC)
+    assert (settings.oidc_issuer, settings.oidc_name) == ("https://id.example", "the hospital's account")
+    assert "hidden" not in repr(settings)
+    with pytest.raises(ConfigurationError) as refusal:
+        read(WARDBOOK_OIDC_ISSUER="id.example", **OIDC)
+    assert "must begin with https://" in str(refusal.value)
+    open_one = read(
+        WARDBOOK_ENV="production", WARDBOOK_SECRET_KEY=GOOD_KEY, WARDBOOK_OIDC_ISSUER="http://id.example", **OIDC
+    )
+    (reason,) = open_one.refusals()
+    assert "WARDBOOK_OIDC_ISSUER does not begin with https://" in reason
 
 
 def test_production_with_a_key_of_its_own_is_allowed() -> None:

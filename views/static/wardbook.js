@@ -228,23 +228,30 @@ class Find {
     }
   }
 
-  show({ results, more, meant = [] }, q) {
+  show({ results, more, meant = [], outside = [] }, q) {
     this.list.replaceChildren(...results.map((patient) => make("li", {}, this.line(patient))));
     this.dress();
     const n = results.length;
-    const words = !q ? "" : n === 0 ? this.say.sayNone : n === 1 ? this.say.sayOne : (more ? this.say.sayMore : this.say.sayMany).replaceAll("{n}", n);
+    const elsewhere = outside.map((href) => make("a", { class: this.page ? null : "find-more", href }, this.say.sayOutside));
+    const words = !q ? "" : n === 0 ? (outside.length ? this.say.sayOutside : this.say.sayNone) : n === 1 ? this.say.sayOne : (more ? this.say.sayMore : this.say.sayMany).replaceAll("{n}", n);
     this.live.textContent = words;
     if (this.page) {
       for (const part of $$("[data-find-when]", this.page)) {
-        part.hidden = part.dataset.findWhen !== (!q ? "idle" : n ? "some" : "none");
+        part.hidden = part.dataset.findWhen !== (!q ? "idle" : n || outside.length ? "some" : "none");
+      }
+      const apart = $("[data-find-outside]", this.page);
+      if (apart) {
+        apart.replaceChildren(...elsewhere.map((link) => make("li", {}, link)));
+        apart.hidden = !outside.length;
       }
       const told = $("[data-find-told]", this.page);
-      if (told) told.textContent = [words, meant.length && n ? `${this.say.sayMeant}: ${meant.join(", ")}` : ""].filter(Boolean).join(" ");
+      if (told) told.textContent = [n || !outside.length ? words : "", meant.length && n ? `${this.say.sayMeant}: ${meant.join(", ")}` : ""].filter(Boolean).join(" ");
       for (const link of $$("[data-find-register]", this.page)) link.href = `${link.dataset.findRegister}?${Find.typed(q)}`;
       history.replaceState(null, "", q ? `?${new URLSearchParams({ q })}` : location.pathname);
     } else {
       const below = [];
-      if (q && n === 0) below.push(make("p", { class: "find-note" }, this.say.sayNone));
+      if (q && n === 0 && !outside.length) below.push(make("p", { class: "find-note" }, this.say.sayNone));
+      below.push(...elsewhere);
       if (n && meant.length) below.push(make("p", { class: "find-note" }, `${this.say.sayMeant}: ${meant.join(", ")}`));
       if (more) below.push(make("a", { class: "find-more", href: `${this.form.action}?${new URLSearchParams({ q })}` }, this.say.sayAll));
       this.below.replaceChildren(...below);
@@ -419,7 +426,6 @@ const dirty = new Set();
 function pickers() {
   for (const select of $$("select[multiple][data-picker]")) {
     const say = select.dataset;
-    if (matrix(select)) continue;
     const label = $(`label[for="${select.id}"]`);
     const filter = make("input", { type: "text", placeholder: say.sayFilter, "aria-label": `${label?.textContent.trim() ?? ""}: ${say.sayFilter}`, autocomplete: "off", spellcheck: "false" });
     const count = make("output", {});
@@ -466,36 +472,6 @@ function pickers() {
     select.after(picker);
     label?.addEventListener("click", (event) => { event.preventDefault(); (long ? filter : $("input", list))?.focus(); });
   }
-}
-
-/** Permissions ("can read on Patient") as a table: a row for each kind of record, a column for each deed. */
-function matrix(select) {
-  const found = [...select.options].map((option) => ({ option, parts: /^can[ _](\w+) on (\w+)$/.exec(option.textContent.trim()) }));
-  if (found.length < 6 || !found.every(({ parts }) => parts)) return false;
-  const words = JSON.parse(select.dataset.sayDeeds ?? "{}");
-  const order = ["read", "create", "update", "delete"];
-  const rank = (deed) => (order.includes(deed) ? order.indexOf(deed) : order.length);
-  const deeds = [...new Set(found.map(({ parts }) => parts[1]))].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
-  const things = [...new Set(found.map(({ parts }) => parts[2]))].sort((a, b) => a.localeCompare(b));
-  const deedWord = (deed) => words[deed] ?? deed[0].toUpperCase() + deed.slice(1).replaceAll("_", " ");
-  const thingWord = (thing) => thing.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase().replace(/^./, (first) => first.toUpperCase());
-  const at = new Map(found.map(({ option, parts }) => [`${parts[1]} ${parts[2]}`, option]));
-  const label = $(`label[for="${select.id}"]`)?.textContent.trim();
-  const table = make("table", { class: "table matrix" },
-    make("caption", { class: "sr-only" }, label),
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, select.dataset.sayThing ?? ""), ...deeds.map((deed) => make("th", { scope: "col" }, deedWord(deed))))),
-    make("tbody", {}, ...things.map((thing) => make("tr", {}, make("th", { scope: "row" }, thingWord(thing)),
-      ...deeds.map((deed) => {
-        const option = at.get(`${deed} ${thing}`);
-        if (!option) return make("td", {});
-        const tick = make("input", { type: "checkbox", "aria-label": `${thingWord(thing)}: ${deedWord(deed)}` });
-        tick.checked = option.selected;
-        tick.addEventListener("change", () => { option.selected = tick.checked; });
-        return make("td", {}, make("label", {}, tick));
-      })))));
-  select.hidden = true;
-  select.after(make("div", { class: "table-wrap", "data-picker-for": select.id }, make("div", { class: "table-scroll matrix-scroll", tabindex: "0", role: "region", "aria-label": label }, table)));
-  return true;
 }
 
 /* Registering: is this somebody we know already? ---------------------------------------------------------------------- */
@@ -548,3 +524,161 @@ questions();
 forms();
 pickers();
 alike();
+
+/* What roles may do: arrow keys in the grid, what is not saved yet, a filter over the roles ----------------------------- */
+
+function rights() {
+  for (const filter of $$("[data-narrow]")) {
+    const list = filter.parentElement;
+    filter.hidden = $$("li", list).length < 8;
+    filter.addEventListener("input", () => {
+      const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const line of $$("li", list)) {
+        line.hidden = !words.every((word) => $(".role-name", line).textContent.toLowerCase().includes(word));
+        shown += !line.hidden;
+      }
+      $("[data-narrow-none]", list).hidden = shown > 0;
+    });
+    filter.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") $("li:not([hidden]) a", list)?.click();
+      if (event.key === "ArrowDown") { event.preventDefault(); $("li:not([hidden]) a", list)?.focus(); }
+    });
+    $("[aria-current]", list)?.scrollIntoView({ block: "nearest" });
+  }
+  for (const form of $$("form[data-go]")) {
+    const go = $("button", form);
+    go.hidden = true;
+    form.addEventListener("change", () => form.requestSubmit());
+  }
+  for (const form of $$("form[data-unsent]")) dirty.add(form);
+  const form = $("form[data-rights]");
+  if (!form) return;
+
+  const told = $("[data-unsaved]", form);
+  const count = () => {
+    let changed = 0;
+    for (const field of $$("[data-was]", form)) {
+      const row = field.closest("tr");
+      const idle = row && field.name !== "may" && !$("input[name=may]:checked", row);
+      const now = field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value;
+      const differs = !idle && now !== field.dataset.was;
+      field.closest("td, .check")?.classList.toggle("is-changed", $$("[data-was]", field.closest("td, .check")).some((other) =>
+        (other.type === "checkbox" ? (other.checked ? "yes" : "") : other.value) !== other.dataset.was) && !idle);
+      changed += differs;
+    }
+    if (told) told.textContent = (changed === 0 ? form.dataset.sayNone : changed === 1 ? form.dataset.sayOne : form.dataset.sayMany).replaceAll("{n}", changed);
+    if (changed) dirty.add(form);
+    else dirty.delete(form);
+  };
+  const tally = (part) => {
+    const line = $("[data-tally]", part);
+    const boxes = $$(".boxes input", part);
+    const ticked = boxes.filter((box) => box.checked).length;
+    const say = line.dataset;
+    line.textContent = (ticked === 0 && say.sayNone ? say.sayNone : ticked === boxes.length && say.sayAll ? say.sayAll : say.saySome)
+      .replaceAll("{n}", ticked).replaceAll("{all}", boxes.length);
+  };
+  form.addEventListener("input", (event) => {
+    const part = event.target.closest("details");
+    if (part) tally(part);
+    count();
+  });
+  count();
+  $("[data-start-over]", form)?.addEventListener("click", () => dirty.delete(form));
+
+  // One stop for the Tab key in the whole grid; arrows go on from there, and Left and Right lead out of a drop-down.
+  const lines = $$("tbody tr", form)
+    .map((row) => [...row.cells].flatMap((cell, column) => $$(".tick input, select, summary", cell).map((stop) => ({ stop, column }))))
+    .filter((line) => line.length && !line[0].stop.matches(":disabled"));
+  const stops = lines.flat().map(({ stop }) => stop);
+  const settle = (to) => { for (const stop of stops) stop.tabIndex = stop === to ? 0 : -1; };
+  const nearest = (line, column) => line && line.reduce((best, one) => (Math.abs(one.column - column) < Math.abs(best.column - column) ? one : best)).stop;
+  settle(stops[0]);
+  $("table", form).addEventListener("focusin", (event) => { if (stops.includes(event.target)) settle(event.target); });
+  $("table", form).addEventListener("keydown", (event) => {
+    const from = event.target;
+    if (!stops.includes(from) || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (from.tagName === "SELECT" && !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    const y = lines.findIndex((line) => line.some(({ stop }) => stop === from));
+    const x = lines[y].findIndex(({ stop }) => stop === from);
+    const moves = {
+      ArrowRight: () => lines[y][x + 1]?.stop,
+      ArrowLeft: () => lines[y][x - 1]?.stop,
+      ArrowDown: () => nearest(lines[y + 1], lines[y][x].column),
+      ArrowUp: () => nearest(lines[y - 1], lines[y][x].column),
+      Home: () => lines[y][0].stop,
+      End: () => lines[y].at(-1).stop,
+    };
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    moves[event.key]()?.focus();
+  });
+}
+
+rights();
+
+/* An unattended page: asks a minute before the session ends, and goes when the time is over ---------------------------- */
+
+/** Every tab of a browser shares one clock, for they share one session. */
+function idle() {
+  const seconds = Number(document.body.dataset.idle);
+  const dialog = document.getElementById("idle");
+  if (!seconds || !dialog) return;
+  const warning = Math.min(60, seconds / 3);
+  const key = "wardbook-used";
+  const left = $("[data-idle-left]", dialog);
+  const told = $("[data-idle-told]", dialog);
+  let used = Date.now();
+  let before = null;
+  const touch = () => { used = Date.now(); stored.set(key, String(used)); };
+  const rest = () => seconds - (Date.now() - Math.max(used, Math.min(Number(stored.get(key)) || 0, Date.now()))) / 1000;
+  let gone = false;
+  const go = () => {
+    if (gone) return;
+    gone = true;  // going once more would begin anew, and a slow network would never get there
+    document.body.classList.add("is-gone");
+    const { idleOut, idleBack } = document.body.dataset;  // what a form led to cannot be opened once more
+    location.replace(idleBack === undefined ? idleOut : `${idleOut}&next=${encodeURIComponent(location.pathname + location.search)}`);
+  };
+  const look = () => {
+    const now = rest();
+    if (now <= 0) return go();
+    if (now > warning) {
+      if (dialog.open) dialog.close();
+      before = null;
+      return undefined;
+    }
+    if (!dialog.open) {
+      for (const other of $$("dialog[open]")) other.close();
+      dialog.showModal();
+    }
+    const shown = Math.ceil(now);
+    left.textContent = String(shown);
+    if (before === null || (shown % 15 === 0 && shown !== before)) told.textContent = told.dataset.say.replace("{n}", shown);
+    before = shown;
+    return undefined;
+  };
+  const stay = async () => {
+    try {
+      const answer = await fetch(document.body.dataset.idleStay, { credentials: "same-origin", redirect: "manual", cache: "no-store" });
+      if (answer.status === 204) touch();
+      else go();
+    } catch { /* no network: the clock goes on */ }
+    look();
+  };
+  // Whatever the page asks of the server keeps the session too.
+  if (window.PerformanceObserver) {
+    new PerformanceObserver((list) => {
+      if (list.getEntries().some((entry) => entry.initiatorType === "fetch" && entry.name.startsWith(location.origin) && !entry.name.includes("/static/"))) touch();
+    }).observe({ type: "resource" });
+  }
+  dialog.addEventListener("close", () => { if (rest() <= warning && rest() > 0) stay(); });
+  window.addEventListener("pageshow", look);
+  document.addEventListener("visibilitychange", look);
+  window.addEventListener("storage", (event) => { if (event.key === key) look(); });
+  touch();
+  setInterval(look, 1000);
+}
+
+idle();
