@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, inspect, text
 
 import models  # noqa: F401  (fills the registry)
 from app import policy
+from jobs import base
 from models.base import InPatientCompartment, Model, Protected
 from models.migrations import configuration, migrate, pending, unmigrate
 from tests.architecture import access_matrix
@@ -102,6 +103,18 @@ def test_the_access_matrix_is_the_one_that_was_agreed() -> None:
     assert access_matrix.rendered() == access_matrix.COMMITTED.read_text(), (
         "access changes with this: look at it, then `python -m tests.architecture.access_matrix`"
     )
+
+
+PLUMBING = {"jobs.trail.drain", "jobs.relay.relay", "jobs.relay.deliver"}
+"""Jobs that carry what others wrote, and look at nobody's record."""
+
+
+def test_every_job_says_under_which_policy_it_acts() -> None:
+    base.load()
+    silent = {name for name, job in base.JOBS.items() if job.service is None}
+    assert silent == PLUMBING, "a job that touches records names a service of app.policy.SERVICES"
+    for name, job in base.JOBS.items():
+        assert job.service is None or job.service in policy.SERVICES, name
 
 
 # ---- beside the gate -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app import policy
 from tests import factories
 from tests.factories import Hospital
 
@@ -180,6 +181,16 @@ def test_every_route_says_who_may_open_it(app: Flask) -> None:
         if not says:
             silent.append(rule.endpoint)
     assert silent == []
+
+
+def test_every_resource_of_the_api_and_every_generated_screen_is_in_the_matrix(app: Flask) -> None:
+    found = {
+        type(view).__name__: view.class_permission_name
+        for view in app.appbuilder.baseviews  # type: ignore[attr-defined]
+        if getattr(view, "datamodel", None) is not None
+    }
+    assert len(found) > 20
+    assert {name: resource for name, resource in found.items() if resource not in policy.RESOURCES} == {}
 
 
 def test_nothing_of_the_framework_is_left_open_that_nobody_answers_for(app: Flask) -> None:
