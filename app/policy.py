@@ -74,11 +74,15 @@ def _own_branch(model: Any, actor: Actor) -> ColumnElement[bool]:
     """Patients registered at a branch the actor works at, or seen there, and what belongs to them."""
     if model.patient_key is None:
         return model.branch_id.in_(actor.branch_ids) if hasattr(model, "branch_id") else false()
-    patient, visit = Patient.__table__, Encounter.__table__
-    registered = select(patient.c.id).where(patient.c.registered_at_id.in_(actor.branch_ids))
-    seen = select(visit.c.patient_id).where(visit.c.branch_id.in_(actor.branch_ids))
-    key = getattr(model, model.patient_key)
-    return or_(key.in_(registered.scalar_subquery()), key.in_(seen.scalar_subquery()))
+    # Asked patient by patient: a list of everybody the branch has seen grows with the years, and is made for each page.
+    key, patient, visit = getattr(model, model.patient_key), Patient.__table__.alias(), Encounter.__table__.alias()
+    seen = select(visit.c.id).where(visit.c.patient_id == key, visit.c.branch_id.in_(actor.branch_ids))
+    if model is Patient:
+        registered: ColumnElement[bool] = model.registered_at_id.in_(actor.branch_ids)
+    else:
+        here = select(patient.c.id).where(patient.c.id == key, patient.c.registered_at_id.in_(actor.branch_ids))
+        registered = here.correlate_except(patient).exists()
+    return or_(registered, seen.correlate_except(visit).exists())
 
 
 def _care_team(model: Any, actor: Actor) -> ColumnElement[bool]:

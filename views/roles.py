@@ -495,6 +495,7 @@ class RoleMatrix(Page):
             refusal=str(gettext(str(refusal))) if refusal else "",
             stale=refusal is not None and refusal.status == 409,
             mine=line.name in current().roles,
+            look_as=line.name,
             editable=current().may("update", "Role"),
             retire_href=_if(line.name not in {*roles.KEPT, *current().roles}, "RetireRole.ask", role_id=line.id),
             copy_href=url_for("NewRole.ask", like=line.id, name=gettext("Copy of %(name)s", name=name)),
