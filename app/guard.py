@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -34,7 +34,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from app import actor as actors
 from app import policy, trail
 from app.actor import Acting, Actor, Origin, Seen
-from app.errors import Forbidden, NotSignedIn, OutOfService, OwnRoles, Ungated, from_database
+from app.errors import Forbidden, NotSignedIn, OutOfService, OwnRoles, Refusal, Ungated, from_database
 from app.policy import Reach
 from app.statements import BARE, LOOSE, OURS, verdict_on
 from models.audit import AuditOutbox
@@ -193,7 +193,24 @@ def unit_of_work() -> Iterator[GuardedSession]:
         current.info.pop("in_unit_of_work", None)
 
 
-def refuse(action: str, resource: str, error: type[Forbidden] = Forbidden) -> Forbidden:
+def shown(resource: str, key: object) -> None:
+    """Note for the trail a row that is nobody's record and was shown all the same."""
+    at_work = actors.acting()
+    if at_work is not None:
+        at_work.seen.note(resource, key, None)
+
+
+def asked_about(patient_id: int) -> None:
+    """Note for the trail whose record was asked about: that there is nothing is an answer too."""
+    at_work = actors.acting()
+    if at_work is not None:
+        at_work.seen.loaded.setdefault(patient_id, {})
+
+
+R = TypeVar("R", bound=Refusal)
+
+
+def refuse(action: str, resource: str, error: type[R] = Forbidden) -> R:  # type: ignore[assignment]
     """The refusal of an action, noted for the trail; the caller raises it."""
     at_work = actors.acting()
     noted = (action, resource, error.__name__)
@@ -483,7 +500,7 @@ def _write(current: Session, _context: UOWTransaction, _instances: Any) -> None:
             elif name in ACCOUNTS:
                 fields = [f for f in (*changed_fields(target), *changed_relations(target)) if f not in QUIET]
                 if fields or action != "update":
-                    _authorise_account(action, target, fields)
+                    _authorise_account(current, action, target, fields)
                     changes.append((action, target, fields))
 
 
@@ -495,7 +512,7 @@ def changed_relations(target: Any) -> list[str]:
     )
 
 
-def _authorise_account(action: str, target: Any, fields: list[str]) -> None:
+def _authorise_account(current: Session, action: str, target: Any, fields: list[str]) -> None:
     """Raises Forbidden where the change of an account or role is not the actor's to make; OwnRoles for their own."""
     actor, name = actors.current(), type(target).__name__
     resource = ACCOUNTS[name]
@@ -509,6 +526,9 @@ def _authorise_account(action: str, target: Any, fields: list[str]) -> None:
         raise refuse(action, resource)
     if "groups" in fields:
         raise refuse(action, "Group")
+    person = actor.user_id is not None and ("update", "Role") not in actor.rights.actions
+    if person and name in ("User", "Credential") and of_power(current, target):
+        raise refuse(action, "Role")
     changed = inspect(target).attrs
     own = own and bool(HELD.intersection(fields))
     for side in {"user", "users"}.intersection(fields):  # the same from the other end
@@ -525,6 +545,20 @@ def _authorise_account(action: str, target: Any, fields: list[str]) -> None:
         own = target.name in actor.roles and bool(changed["permissions"].history.added)
     if own:
         raise refuse(action, "Role.permissions", OwnRoles)
+
+
+POWER = text("SELECT 1 FROM role_power WHERE (configures OR changes_accounts) AND role_id = ANY(:roles)")
+HOLDER = text("SELECT 1 FROM account_power WHERE (configures OR changes_accounts) AND user_id = :user_id")
+
+
+def of_power(current: Session, target: Any) -> bool:
+    """Whether an account configures roles or accounts, or is about to: whoever configures roles changes such a one."""
+    connection, user = current.connection(), type(target).__name__ == "User"
+    gained = [role.id for role in inspect(target).attrs["roles"].history.added] if user else []
+    if gained and connection.execute(POWER, {"roles": gained}).first():
+        return True
+    key = target.id if user else target.user_id
+    return key is not None and connection.execute(HOLDER, {"user_id": key}).first() is not None
 
 
 def _authorise(current: Session, action: str, target: Any, fields: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from app.errors import Forbidden, NotFound, Refusal
 from app.services import accounts, credentials
 from views import sessions
 from views.base import CommandView, Page, open_to_all, words
-from views.security import bears_token, enter
+from views.security import bears_token, enter, stay
 
 
 class MyAccount(Page):
@@ -105,6 +106,7 @@ class SecondFactorPage(Page):
         """Make a new secret, to be proved by a code."""
         with guard.unit_of_work() as db:
             credentials.begin_second_factor(db)
+        session["enrolling"] = True
         return redirect(url_for("SecondFactorPage.show"))
 
     @expose("/prove", methods=["POST"])
@@ -117,6 +119,12 @@ class SecondFactorPage(Page):
         except Refusal as refusal:
             return self._page(refusal), refusal.status
         self._proved(True)
+        if not bears_token(request):
+            user_id = current().user_id
+            assert user_id is not None
+            session.pop("enrolling", None)
+            sessions.end_all(user_id, but=sessions.this())
+            stay(user_id)
         return self._codes(codes, first=True)
 
     @expose("/codes", methods=["POST"])
@@ -155,6 +163,8 @@ class SecondFactorPage(Page):
     def _page(self, refusal: Refusal | None = None, asked: str = "prove") -> str:
         db, actor = guard.session(), current()
         step = credentials.second_factor(db)
+        if not session.get("enrolling"):  # begun in another session, and shown in that one only
+            step = replace(step, secret=None)
         user = db.get(User, actor.user_id)
         assert user is not None
         return self.render(

@@ -13,6 +13,7 @@ from flask import request
 from flask_appbuilder import ModelRestApi, expose
 from flask_appbuilder import api as stock
 from flask_appbuilder.exceptions import FABException
+from flask_appbuilder.models.sqla.filters import set_value_to_type
 from flask_appbuilder.security.decorators import protect
 from jsonschema.validators import validator_for
 from sqlalchemy.exc import StatementError
@@ -128,6 +129,11 @@ class RecordApi(OwnFilters, ModelRestApi):
         filters = self._filters
         try:
             filters.rest_add_filters(asked.get("filters", []))
+            for each, value in zip(filters.filters, filters.values, strict=True):
+                if value is None or set_value_to_type(self.datamodel, each.column_name, value) is None:
+                    raise Invalid("This value does not fit the column.")
+                if each.column_name == "patient_id" and each.arg_name == "eq":
+                    guard.asked_about(int(value))
         except FABException as error:
             raise Invalid("This column cannot be filtered that way.") from error
         order = asked.get("order_column") or self.newest_first or "id"
@@ -183,7 +189,7 @@ class RecordApi(OwnFilters, ModelRestApi):
         """The row of that number. Raises NotFound."""
         item = self.datamodel.get(pk, self._base_filters)
         if item is None:
-            raise NotFound
+            raise guard.refuse("read", self.class_permission_name, NotFound)
         return item
 
     def response_401(self) -> Any:

@@ -17,6 +17,7 @@ import structlog
 from flask import abort, flash, redirect, request, url_for
 from flask_appbuilder import ModelView, expose, has_access
 from flask_appbuilder.baseviews import BaseView
+from flask_appbuilder.exceptions import FABException
 from flask_appbuilder.models.filters import Filters
 from flask_appbuilder.models.sqla.interface import SQLAInterface
 from flask_appbuilder.urltools import get_filter_args, get_order_args
@@ -29,7 +30,7 @@ from wtforms import Form
 from app import guard
 from app.actor import current
 from app.errors import Invalid, NotFound, Refusal
-from models.base import Record
+from models.base import Protected, Record
 from views.speech import spoken_day
 
 log = structlog.get_logger(__name__)
@@ -85,7 +86,9 @@ class RecordInterface(SQLAInterface):
         count = self.session.scalar(select(func.count()).select_from(few))
         size = min(page_size or LONGEST_CHOICE, LONGEST_CHOICE)
         ordered = self.apply_order_by(matching, order_column, order_direction, add_pk=True)
-        rows = self.apply_pagination(ordered.options(*self._options()), page, size).all()
+        # Beyond the last page is the last page: a number of rows is only told with rows, which are recorded.
+        within = min(page or 0, max(count - 1, 0) // size)
+        rows = self.apply_pagination(ordered.options(*self._options()), within, size).all()
         return count, rows
 
     def get(self, id: Any, filters: Any = None, select_columns: Any = None, outer_default_load: bool = False) -> Any:
@@ -98,6 +101,14 @@ class RecordInterface(SQLAInterface):
             return None
         matching = self.apply_filters(self.session.query(self.obj), filters)
         return matching.filter(self.get_pk() == number).options(*self._options()).one_or_none()
+
+    def get_related_obj(self, col_name: str, value: Any) -> Any:
+        """The row a relation is to be narrowed by. Raises Invalid where there is none."""
+        number = int(value) if str(value).isdigit() and len(str(value)) < 19 else 0
+        row = self.session.get(self.get_related_model(col_name), number) if number else None
+        if row is None:
+            raise Invalid(gettext("This list cannot be narrowed that way."))
+        return row
 
 
 class OwnFilters:
@@ -279,7 +290,12 @@ class RecordView(OwnFilters, ModelView):
         said = [(each, value) for each, value in told if _says(value)]
         filters.filters, filters.values = [each for each, _ in said], [value for _, value in said]
         joined = self._with_own(filters)
-        count, rows = self.datamodel.query(joined, order_column, direction, page=page, page_size=size)
+        try:
+            count, rows = self.datamodel.query(joined, order_column, direction, page=page, page_size=size)
+        except FABException as error:
+            raise Invalid(gettext("This list cannot be narrowed that way.")) from error
+        page = min(page, max(count - 1, 0) // size)
+        self.seen(rows)
         if joined.filters:
             guard.searching(f"{self.class_permission_name} by " + ", ".join(f.column_name for f in filters.filters))
         columns = []
@@ -363,6 +379,7 @@ class RecordView(OwnFilters, ModelView):
     def show(self, pk: str) -> str:
         """One row."""
         item = self._get(pk)
+        self.seen([item])
         fieldsets = self.show_fieldsets or [(None, {"fields": self.show_columns})]
         may_edit = self.update is not None and current().may("update", self.class_permission_name)
         may_remove = self.remove is not None and current().may("delete", self.class_permission_name)
@@ -393,8 +410,14 @@ class RecordView(OwnFilters, ModelView):
     def _get(self, pk: str) -> Any:
         item = self.datamodel.get(pk, self._base_filters)
         if item is None:
-            raise NotFound
+            raise guard.refuse("read", self.class_permission_name, NotFound)
         return item
+
+    def seen(self, rows: Iterable[Any]) -> None:
+        """Note for the trail what is shown of tables that do not do so by themselves: accounts and roles."""
+        if not issubclass(self.datamodel.obj, Protected):
+            for row in rows:
+                guard.shown(self.class_permission_name, row.id)
 
     @expose("/add", methods=["GET", "POST"])
     @has_access

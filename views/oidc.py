@@ -7,12 +7,11 @@ from typing import Any
 import structlog
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.flask_client import OAuth
-from flask import Flask, current_app, flash, redirect, request, session, url_for
+from flask import Flask, current_app, flash, redirect, session, url_for
 from flask_appbuilder import expose
 from flask_appbuilder.security.decorators import no_cache
 from flask_appbuilder.security.sqla.models import User
 from flask_appbuilder.security.views import AuthOAuthView
-from flask_appbuilder.utils.base import get_safe_redirect
 from flask_babel import gettext
 from joserfc.errors import JoseError
 from requests import RequestException
@@ -20,7 +19,7 @@ from requests import RequestException
 from app import guard
 from app.actor import current
 from app.services import credentials
-from views.security import enter, enter_by, second_step
+from views.security import enter, enter_by, second_step, way_on
 
 log = structlog.get_logger(__name__)
 
@@ -65,8 +64,8 @@ class OidcView(AuthOAuthView):
     def login(self) -> Any:
         """Send the browser to the provider, with a state, a nonce and a challenge only this session can answer."""
         if current().user_id is not None:
-            return redirect(get_safe_redirect(request.args.get("next", "")))
-        session["oidc_next"] = get_safe_redirect(request.args.get("next", ""))
+            return redirect(way_on())
+        session["oidc_next"] = way_on()
         try:
             return self._remote().authorize_redirect(url_for("OidcView.oauth_authorized", _external=True))
         except (OAuthError, RequestException, WrongProvider, RuntimeError, ValueError) as error:

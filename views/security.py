@@ -118,6 +118,8 @@ def bind() -> Any:
             actor = guard.at_branch(actor, chosen)
     else:
         return None
+    if actor.second_factor and not bears_token(request) and not session.get("second_factor"):
+        return end_here(CHANGED)
     if actor.owes_second_factor and (bears_token(request) or not session.get("second_factor")):
         guard.become(replace(actor, rights=policy.NOTHING))
         return owing()
@@ -248,6 +250,12 @@ class SignedIn(UserMixin):
         return str(self.username)
 
 
+def way_on() -> str:
+    """Where to go after signing in: a page of our own, by an address that can be one."""
+    asked = request.args.get("next", "")
+    return str(get_safe_redirect(asked if asked.isprintable() else ""))
+
+
 CODE_SECONDS = 300
 """How long a password is good for while the code is asked for."""
 
@@ -277,7 +285,7 @@ class SignInView(AuthDBView):
     @no_cache
     def login(self) -> Any:
         """Ask for name and password; on the way back only to pages of our own."""
-        onwards = get_safe_redirect(request.args.get("next", ""))
+        onwards = way_on()
         if current().user_id is not None:
             return redirect(onwards)
         form = LoginForm_db()
@@ -486,6 +494,9 @@ class AccountView(RecordView, UserDBModelView):
     ]
     edit_columns: ClassVar[list[str]] = ["first_name", "last_name", "username", "email", "active", "roles"]
     base_order = ("username", "asc")
+    validators_columns: ClassVar[dict[str, Any]] = {
+        "roles": [DataRequired(lazy_gettext("Please choose what this person may do."))]
+    }
     add_form_query_rel_fields: ClassVar[dict[str, Any]] = {"roles": [["id", InUse, None]]}
     edit_form_query_rel_fields: ClassVar[dict[str, Any]] = {"roles": [["id", InUse, None]]}
     exclude_route_methods: ClassVar[set[str]] = {
@@ -826,7 +837,8 @@ class Security(StockSecurity):
             self.oauth_remotes[oidc.PROVIDER] = oidc.provider(current_app._get_current_object())  # type: ignore[attr-defined]
 
     def register_views(self) -> None:
-        """Only the pages we answer for."""
+        """Only the pages we answer for, each by our own door to its table."""
+        self.userdbmodelview.datamodel, self.rolemodelview.datamodel = RecordInterface(User), RecordInterface(Role)
         self.appbuilder.add_api(self.security_api)
         self.auth_view = self.appbuilder.add_view_no_menu(self.authdbview)
         self.user_view = self.appbuilder.add_view_no_menu(self.userdbmodelview)
@@ -868,8 +880,8 @@ class Security(StockSecurity):
 
     def load_user(self, pk: int) -> Any:
         """The signed-in user from the actor already bound; anybody else is nobody."""
-        actor = current()
-        return SignedIn(actor) if actor.user_id == int(pk) else None
+        actor = current_actor_or_none()
+        return SignedIn(actor) if actor is not None and actor.user_id == int(pk) else None
 
     def auth_user_db(self, username: str, password: str) -> Any:
         """Check a name and password the one way there is. Raises NotSignedIn and TooManyTries."""

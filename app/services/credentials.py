@@ -477,6 +477,7 @@ def prove_second_factor(session: Session, code: str) -> list[str]:
         raise Invalid("This is not the code of this moment. Please wait for the next one and try again.", field="code")
     _held(key, OF_A_CODE)
     guard.because("The second step was set up.")
+    credential.generation += 1  # whoever is in by the password alone, in another session or by a token, is out
     credential.totp_confirmed_at = now()
     credential.totp_step = step
     return _new_codes(credential)

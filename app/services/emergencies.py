@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
-from unicodedata import category
 
 from flask_appbuilder.security.sqla.models import User
 from sqlalchemy import and_, func, or_, select
@@ -214,13 +213,17 @@ def of_patient(session: Session, patient_id: int, *, limit: int = 5) -> Sequence
     ).all()
 
 
+FILLERS = "\u3164\uffa0\u115f\u1160"
+"""Hangul letters that are blank (Unicode: default ignorable)."""
+
+
 def _said(text: str, *, field: str) -> str:
     """A reason as it is kept. Raises Invalid where it has too few letters; blanks at its ends or in a row do not count.
 
-    What cannot be seen does not count either.
+    What cannot be seen does not count either, and two thirds of the least have to be letters or digits.
     """
     said = _plain(text, field=field)
-    if sum(category(letter) != "Cf" for letter in said) < LETTERS:
+    if len(said) < LETTERS or sum(letter.isalnum() and letter not in FILLERS for letter in said) < LETTERS * 2 // 3:
         raise Invalid(f"Please say why in {LETTERS} letters or more, so that it can be reviewed.", field=field)
     return said
 

@@ -59,7 +59,7 @@ CREATE VIEW role_power AS
 
 CREATE VIEW account_power AS
   SELECT u.id AS user_id, u.first_name || ' ' || u.last_name AS name,
-    bool_or(w.configures) AS configures, bool_or(w.notes) AS notes,
+    bool_or(w.configures) AS configures, bool_or(w.changes_accounts) AS changes_accounts, bool_or(w.notes) AS notes,
     bool_or(w.changes_roles) AND bool_or(w.changes_accounts) AS administers
   FROM ab_user u
   JOIN (SELECT user_id, role_id FROM ab_user_role
