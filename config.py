@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 PROJECT: Final = Path(__file__).resolve().parent
 ENVIRONMENTS: Final = ("demo", "production")
@@ -32,6 +32,12 @@ class Settings:
     debug: bool = _setting("WARDBOOK_DEBUG", False, "Show errors in the browser; never in production")
     home: Path = _setting("WARDBOOK_HOME", PROJECT / "var", "Folder for the database, logs, secrets and spool")
     database_url: str = _setting("DATABASE_URL", "", "PostgreSQL 18 or newer; empty: embedded", secret=True)
+    owner_url: str = _setting(
+        "WARDBOOK_OWNER_URL",
+        "",
+        "The same database as its owner, for migrations and archives; empty: DATABASE_URL",
+        secret=True,
+    )
     redis_url: str = _setting("REDIS_URL", "", "Queues, sessions, cache and events; empty: embedded", secret=True)
     trail_redis_url: str = _setting(
         "TRAIL_REDIS_URL",
@@ -54,7 +60,22 @@ class Settings:
         secret=True,
     )
     spool_directory: Path = _setting("WARDBOOK_SPOOL", None, "Files on their way in or out; empty: home/spool")
+    trail_key: Path = _setting(
+        "WARDBOOK_TRAIL_KEY", None, "Ed25519 key the trail is signed with, made at first use; empty: home/trail.key"
+    )
+    trail_months: int = _setting(
+        "WARDBOOK_TRAIL_MONTHS", 72, "Whole months of the trail that stay in the database; older ones may be archived"
+    )
+    trail_witness: str = _setting(
+        "WARDBOOK_TRAIL_WITNESS",
+        "",
+        "Where checkpoints go besides the database: file:/path, syslog://host:port, smtp://host:port/mailbox; "
+        "empty: a file in home",
+    )
     log_level: str = _setting("WARDBOOK_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
+    metrics_token: str = _setting(
+        "WARDBOOK_METRICS_TOKEN", "", "What /metrics asks of whoever scrapes it; empty: this machine only", secret=True
+    )
     idle_minutes: int = _setting("WARDBOOK_IDLE_MINUTES", 15, "Minutes without a click until a session ends")
     session_hours: int = _setting("WARDBOOK_SESSION_HOURS", 12, "Hours until a session ends in any case")
     oidc_issuer: str = _setting(
@@ -74,8 +95,15 @@ class Settings:
         _read_flag(given, "debug")
         given["home"] = Path(given.get("home", PROJECT / "var")).expanduser().absolute()
         given["spool_directory"] = Path(given.get("spool_directory", given["home"] / "spool")).expanduser().absolute()
-        if "database_url" in given:
-            given["database_url"] = _postgres_url(given["database_url"])
+        given["trail_key"] = Path(given.get("trail_key", given["home"] / "trail.key")).expanduser().absolute()
+        given.setdefault("trail_witness", f"file:{quote(str(given['home'] / 'trail.witness'))}")
+        if not given["trail_witness"].startswith(("file:/", "syslog://", "smtp://")):
+            raise ConfigurationError(
+                "WARDBOOK_TRAIL_WITNESS must look like file:/path, syslog://host:514 or smtp://host:25/mailbox@example.org."
+            )
+        for name in ("database_url", "owner_url"):
+            if name in given:
+                given[name] = _postgres_url(given[name], _variable(name))
         for name in ("redis_url", "trail_redis_url"):
             _check_redis_url(given, name)
         for name, low, high in (
@@ -84,6 +112,7 @@ class Settings:
             ("threads", 1, 1024),
             ("trusted_proxies", 0, 8),
             ("idle_minutes", 1, 24 * 60),
+            ("trail_months", 1, 1200),
             ("session_hours", 1, 24 * 7),
         ):
             _read_number(given, name, low, high)
@@ -202,11 +231,11 @@ def _check_oidc(given: dict[str, Any]) -> None:
         raise ConfigurationError(f"WARDBOOK_OIDC_ISSUER is {issuer!r} and must begin with https://.")
 
 
-def _postgres_url(url: str) -> str:
+def _postgres_url(url: str, variable: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise ConfigurationError(
-            "DATABASE_URL must look like postgresql://user:password@host:5432/wardbook; only PostgreSQL will do."
+            f"{variable} must look like postgresql://user:password@host:5432/wardbook; only PostgreSQL will do."
         )
     return f"postgresql+psycopg://{rest}"
 

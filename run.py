@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,7 +229,9 @@ def bring_up(settings: Settings) -> None:
     from app.services import accounts
     from models import migrations
 
-    migrations.migrate(settings.database_url)
+    owner_url = settings.owner_url or settings.database_url
+    migrations.migrate(owner_url)
+    migrations.grant(owner_url, settings.database_url)
     open_house(settings)
     accounts.seed()
 
@@ -333,14 +336,87 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
+def audit_verify(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Look through the trail for anything altered, missing, reordered, added or cut off."""
+    from tqdm import tqdm
+
+    with connected(settings, "audit") as ready:
+        open_house(ready)
+        from jobs.verify import verify
+
+        with tqdm(unit=" lines", unit_scale=True, disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = verify(arguments.since, show)
+    looked = f"{report.lines:,} lines in {report.batches:,} batches"
+    if report.archived:
+        looked += f", {report.archived:,} archived ones left out"
+    if report.fault is not None:
+        print(f"\n  NOT WHOLE after {looked}.\n  {report.fault.sentence}\n", file=sys.stderr)
+        return 1
+    print(f"\n  The trail is whole: {looked}; {report.witnessed:,} checkpoints agree with the witness.")
+    print(f"  Tree of {report.size:,} lines, root {report.root.hex() or 'none'}\n")
+    return 0
+
+
+def audit_key(settings: Settings, _: argparse.Namespace) -> int:
+    """Print the public key the trail's checkpoints can be checked with."""
+    from app.tree import key_at
+
+    print(key_at(settings.trail_key).text)
+    return 0
+
+
+def audit_archive(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Write an old month of the trail to a file, check it, and detach it from the database."""
+    import getpass
+
+    from tqdm import tqdm
+
+    from app.errors import Refusal
+
+    with connected(settings, "audit") as ready:
+        open_house(ready)
+        from jobs.archive import archive
+
+        with tqdm(unit=" lines", unit_scale=True, disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            try:
+                made = archive(
+                    ready.owner_url or ready.database_url,
+                    arguments.month,
+                    arguments.folder,
+                    by=getpass.getuser(),
+                    keep_months=settings.trail_months,
+                    progress=show,
+                )
+            except Refusal as refusal:
+                raise CannotStart(str(refusal)) from refusal
+    print(f"\n  {made.lines:,} lines of {made.month:%Y-%m} are in {made.file}, checked line by line against the tree.")
+    print(f"  SHA-256 {made.digest.hex()}")
+    print("  Their table is detached, under the name audit_archived_...: drop it when the file is safe.\n")
+    return 0
+
+
 def open_house(settings: Settings) -> None:
     """Connect the database and the trail for a process that works with records outside the web server."""
-    from app import guard, trail
+    from app import guard, trail, tree
     from app.logs import speak
 
     os.environ.update(settings.to_environment())
     speak(settings.log_level)
     guard.connect(settings.database_url)
+    try:
+        tree.connect(settings.trail_key, settings.trail_witness)
+    except (ValueError, OSError) as error:
+        raise CannotStart(f"The key or the witness of the trail cannot be used: {error}.") from error
     if weaknesses := trail.connect(settings.trail_redis_url, settings.spool_directory).weaknesses():
         raise CannotStart(f"The trail's Redis could lose what it has acknowledged: {'; '.join(weaknesses)}.")
 
@@ -375,7 +451,7 @@ def refuse_demo_accounts(settings: Settings) -> None:
 def servers_of(settings: Settings) -> "Servers":
     from ops.servers import Servers
 
-    return Servers(settings.database_url, settings.redis_url, settings.trail_redis_url)
+    return Servers(settings.database_url, settings.redis_url, settings.trail_redis_url, settings.owner_url)
 
 
 def with_servers(settings: Settings, own: "Servers") -> Settings:
@@ -385,6 +461,7 @@ def with_servers(settings: Settings, own: "Servers") -> Settings:
         database_url=settings.database_url or own.database_url,
         redis_url=settings.redis_url or own.redis_url,
         trail_redis_url=settings.trail_redis_url or own.trail_redis_url,
+        owner_url=settings.owner_url or ("" if settings.database_url else own.owner_url),
     )
 
 
@@ -421,6 +498,16 @@ def connected(settings: Settings, command: str) -> Iterator[Settings]:
         yield settings
 
 
+def instant(text: str) -> datetime:
+    """The beginning of a day, in UTC. Raises ValueError."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def month(text: str) -> date:
+    """The first day of a month such as 2026-01. Raises ValueError."""
+    return date.fromisoformat(f"{text}-01")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     settings = "\n".join(
@@ -449,6 +536,16 @@ def parser() -> argparse.ArgumentParser:
     fhir.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder of them")
     fhir.add_argument("--source", default="import", help="who sent them: ids are unique within it (import)")
     fhir.add_argument("--time-zone", default="UTC", help="where a date without a time begins (UTC)")
+    trail = add("audit", audit_verify, "check the trail, print its key, or archive an old month of it")
+    ways = trail.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verify = ways.add_parser("verify", help="look for anything altered, missing, reordered, added or cut off")
+    verify.add_argument("--since", type=instant, help="only what was stored since this day (2026-01-31)")
+    verify.set_defaults(call=audit_verify)
+    ways.add_parser("key", help="print the public key of the checkpoints").set_defaults(call=audit_key)
+    away = ways.add_parser("archive", help="write an old month to a file, check it, and detach it")
+    away.add_argument("month", type=month, help="such as 2019-05")
+    away.add_argument("--to", dest="folder", type=Path, required=True, help="folder for the file")
+    away.set_defaults(call=audit_archive)
     first = add("administrator", administrator, "make an administrator; the password is asked for, or read from stdin")
     first.add_argument("username", metavar="USERNAME", help="what they sign in with")
     first.add_argument("--email", help="their address")

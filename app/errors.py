@@ -138,6 +138,12 @@ class Conflict(Refusal):
     sentence = "Somebody else changed this record in the meantime. Look at it again, then repeat your change."
 
 
+class UnderWay(Conflict):
+    """The trail is being checked already; two checks at once would only slow each other down."""
+
+    sentence = "The trail is being checked already. Wait until that is done, then ask again."
+
+
 class DuplicateIdentifier(Refusal):
     """The same number of the same system already belongs to another patient."""
 
@@ -157,6 +163,16 @@ class TooLarge(Refusal):
 
     status = 413
     sentence = "This is too large to be taken at once."
+
+
+class TooManyLines(Refusal):
+    """More lines of the trail were asked for than one file holds."""
+
+    status = 422
+    sentence = (
+        "That is more than 200,000 lines, and one file holds no more than that. "
+        "Choose fewer days, one person or one patient, and take the rest in further files."
+    )
 
 
 CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
@@ -202,6 +218,12 @@ CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
         "justification",
     ),
     "emergency_access_reviewed_by_another": (Forbidden, "Nobody reviews their own emergency access.", None),
+    "unusual_access_reviewed_by_another": (
+        Forbidden,
+        "Nobody reviews what they looked at themselves. Somebody else does.",
+        None,
+    ),
+    "audit_check_one": (UnderWay, UnderWay.sentence, None),
     "ab_user_username_key": (Conflict, "This user name is taken.", "username"),
     "ab_user_email_key": (Conflict, "This e-mail address is taken.", "email"),
 }

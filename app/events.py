@@ -24,7 +24,14 @@ class PatientRegistered(Event):
     patient_id: int
 
 
-KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (PatientRegistered,)}
+@dataclass(frozen=True)
+class TrailCheckAsked(Event):
+    """Somebody wants the trail looked through."""
+
+    check_id: int
+
+
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (PatientRegistered, TrailCheckAsked)}
 Listener = Callable[[Any], None]
 _listeners: dict[type[Event], list[Listener]] = {}
 

@@ -659,7 +659,7 @@ def _recorded(current: Session, _context: UOWTransaction) -> None:
             purpose=trail.purpose_of(actor, patient_id),
             reason=reason,
         )
-        rows.append({"id": UUID(line["id"]), "event": {"agent": who, "events": [line]}})
+        rows.append({"id": UUID(line["id"]), "event": trail.entry(who, [line])})
     current.connection().execute(insert(AuditOutbox), rows)
 
 

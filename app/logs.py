@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import structlog
+
+
+class Lines(structlog.PrintLogger):
+    """Writes lines. One the disk has no place for is lost, and nothing but it: what it was about goes on."""
+
+    def msg(self, message: str) -> None:
+        """Write one line."""
+        with suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def speak(level: str) -> None:
@@ -19,5 +32,6 @@ def speak(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=lambda *_: Lines(),
         cache_logger_on_first_use=False,
     )

@@ -200,6 +200,7 @@ RESOURCES = (
     *CLINICAL,
     *NOTES,
     "EmergencyAccess",
+    "UnusualAccess",
     "AuditEvent",
     "Figure",
     "User",
@@ -207,6 +208,7 @@ RESOURCES = (
 )
 POSSIBLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(RESOURCES, ("read", "create", "update")),
+    "UnusualAccess": ("read", "update"),
     "AuditEvent": ("read",),
     "Figure": ("read",),
     "User": ACTIONS,
@@ -313,6 +315,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_reference,
         "Patient": may("read", masked=CONTACT),
         "EmergencyAccess": may("read update"),
+        "UnusualAccess": may("read update"),
         "AuditEvent": may("read"),
         "Figure": may("read", kinds=["looks", "refusals"]),
     },
@@ -332,7 +335,7 @@ SERVICES: dict[str, dict[str, Grant]] = {
     "demo": {
         name: may("read create update")
         for name in RESOURCES
-        if name not in ("AuditEvent", "ClinicalNote", "EmergencyAccess", "Figure", "Role")
+        if name not in ("AuditEvent", "ClinicalNote", "EmergencyAccess", "Figure", "Role", "UnusualAccess")
     },
     "import": {
         **{name: may("read create update") for name in (*CLINICAL, "DocumentReference", "SourceResource")},
@@ -349,6 +352,7 @@ SERVICES: dict[str, dict[str, Grant]] = {
     },
     "sign-in": {"User": may("read update")},
     "emergencies": {**_index, "EmergencyAccess": may("read update")},
+    "checks": {"AuditEvent": may("read")},
 }
 """What the application does by itself, each under a name and a policy of its own."""
 
@@ -368,7 +372,7 @@ UNSAID: dict[str, Grant] = {
 
 def scopes_of(resource: str) -> tuple[RowScope, ...]:
     """The row scopes that mean something for a resource."""
-    if resource in (*REFERENCE, "User", "Role"):
+    if resource in (*REFERENCE, "UnusualAccess", "User", "Role"):
         return (RowScope.CHAIN,)
     if resource in ("AuditEvent", "Figure"):
         return (RowScope.CHAIN, RowScope.OWN_BRANCH)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,7 @@ import redis
 import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from app.actor import Acting, Actor
 from app.errors import NotRecorded
@@ -35,11 +36,48 @@ PATIENCE = 20.0
 """Seconds Redis may take to give or forget a batch of lines."""
 REST_AFTER_FAILURE = 1.0
 """Seconds Redis is left alone after it failed (circuit breaker)."""
+HELD = 2.0
+"""Seconds until a spool file goes to the drainer, whether or not Redis is back or anybody asks anything more."""
 
 REQUIRED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 """Redis settings without which an acknowledged line could still be lost."""
 
 encode = msgspec.json.Encoder().encode
+
+AGENT = {
+    "user_id": "u",
+    "agent_name": "n",
+    "roles": "r",
+    "branch_id": "b",
+    "purpose": "p",
+    "channel": "c",
+    "address": "a",
+    "user_agent": "ua",
+    "session_id": "s",
+    "request_id": "q",
+}
+LINE = {
+    "id": "i",
+    "recorded": "t",
+    "type": "y",
+    "subtype": "s",
+    "action": "a",
+    "outcome": "o",
+    "patient_id": "p",
+    "entities": "e",
+    "query": "q",
+    "reason": "r",
+    "purpose": "u",
+}
+"""What the parts of an entry are called while it waits, maybe with a million others; what is None is left out."""
+
+
+def entry(agent: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lines that share an agent, as they wait for the drainer in the stream, the spool or the outbox."""
+    return {
+        "agent": {AGENT[name]: value for name, value in agent.items() if value is not None},
+        "events": [{LINE[name]: value for name, value in line.items() if value is not None} for line in events],
+    }
 
 
 def agent(actor: Actor) -> dict[str, Any]:
@@ -70,14 +108,15 @@ def event(
     query: str | None = None,
     reason: str | None = None,
     purpose: str | None = None,
+    recorded: str | None = None,
 ) -> dict[str, Any]:
     """One line of the trail but for its agent (FHIR AuditEvent; see models.audit for the columns).
 
-    `purpose` is given where it is another one than the agent's.
+    `purpose` is given where it is another one than the agent's, `recorded` where several lines share an instant.
     """
     line = {
         "id": str(uuid7()),
-        "recorded": now().isoformat(),
+        "recorded": recorded or instant(),
         "type": kind,
         "subtype": subtype,
         "action": action,
@@ -90,6 +129,11 @@ def event(
     return line if purpose is None else {**line, "purpose": purpose}
 
 
+def instant() -> str:
+    """The present, as a line has it while it waits."""
+    return now().isoformat()[:-6] + "Z"
+
+
 def purpose_of(actor: Actor, patient_id: int | None) -> str | None:
     """The purpose of one line, where it is another one than the actor's own."""
     why = actor.purpose_with(patient_id)
@@ -100,6 +144,7 @@ def reads(acting: Acting) -> list[dict[str, Any]]:
     """The lines that what an actor has seen amounts to: one a patient, and one a refusal."""
     seen = acting.seen
     subtype, action = ("search", "E") if seen.query else ("read", "R")
+    at_once = instant()
     events = [
         event(
             action,
@@ -108,6 +153,7 @@ def reads(acting: Acting) -> list[dict[str, Any]]:
             entities=[{"type": resource, "ids": keys} for resource, keys in found.items()],
             query=seen.query,
             purpose=purpose_of(acting.actor, patient_id),
+            recorded=at_once,
         )
         for patient_id, found in seen.loaded.items()
     ]
@@ -134,19 +180,30 @@ class Spool:
     file: IO[bytes] | None = None
 
     def write(self, payload: bytes) -> None:
-        """Append one frame and fsync it. Raises OSError where the disk does not take it."""
+        """Append one frame and fsync it, whole or not at all. Raises OSError where the disk does not take it."""
+        frame = len(payload).to_bytes(4, "big") + crc32(payload).to_bytes(4, "big") + payload
         with self.lock:
             if self.file is None:
                 self.file = self._open()
-            self.file.write(len(payload).to_bytes(4, "big") + crc32(payload).to_bytes(4, "big") + payload)
-            self.file.flush()
-            os.fsync(self.file.fileno())
+                # Nobody may ask this process anything more, and Redis may stay away: the lines are stored all the same.
+                timer = threading.Timer(HELD, self.close)
+                timer.daemon = True
+                timer.start()
+            before = os.fstat(self.file.fileno()).st_size
+            try:
+                while frame:
+                    frame = frame[self.file.write(frame) :]
+                os.fsync(self.file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    self.file.truncate(before)
+                raise
 
     def _open(self) -> IO[bytes]:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         while True:
             path = self.directory / f"{uuid7()}.open"
-            file = path.open("ab")
+            file = path.open("ab", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The drainer takes a file nobody has locked for a dead writer's; if it was quicker, this one is gone.
             if path.exists():
@@ -160,13 +217,16 @@ class Spool:
         return file
 
     def close(self) -> None:
-        """Hand the file over to the drainer."""
+        """Hand the file over to the drainer, which takes it as a dead writer's if it cannot be renamed."""
         with self.lock:
-            if self.file is not None:
-                path = Path(self.file.name)
-                path.rename(path.with_suffix(".done"))
-                self.file.close()
-                self.file = None
+            file, self.file = self.file, None
+            if file is not None:
+                path = Path(file.name)
+                try:
+                    path.rename(path.with_suffix(".done"))
+                except OSError as error:
+                    log.warning("trail.spool_not_handed_over", error=type(error).__name__)
+                file.close()
 
 
 class Trail:
@@ -183,7 +243,7 @@ class Trail:
 
     def write(self, actor: Actor, events: list[dict[str, Any]]) -> None:
         """Make the lines durable, in one round trip. Raises NotRecorded where neither Redis nor the disk takes them."""
-        payload = encode({"agent": agent(actor), "events": events})
+        payload = encode(entry(agent(actor), events))
         if time.monotonic() >= self.rests_until:
             try:
                 self.redis.xadd(STREAM, {"e": payload})

@@ -10,8 +10,9 @@ import fcntl
 import ipaddress
 import mmap
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +27,8 @@ import redis
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
-from app import guard, trail
+from app import guard, trail, tree
+from app.tree import Checkpoint, Frontier
 from jobs.base import every, job
 from models.base import now
 
@@ -48,22 +50,22 @@ Small = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 Big = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class Agent(msgspec.Struct):
+class Agent(msgspec.Struct, rename=trail.AGENT):
     """Who, from where and why: shared by the lines of one entry (app.trail.agent)."""
 
-    user_id: Small | None
     agent_name: str
     roles: list[str]
-    branch_id: Big | None
     purpose: str
     channel: str
+    user_id: Small | None = None
+    branch_id: Big | None = None
     address: str | None = None
     user_agent: str | None = None
     session_id: str | None = None
     request_id: str | None = None
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, rename=trail.LINE):
     """One line (app.trail.event)."""
 
     id: UUID
@@ -72,8 +74,8 @@ class Line(msgspec.Struct):
     subtype: str
     action: Literal["C", "R", "U", "D", "E"]
     outcome: Literal[0, 4, 8, 12]
-    patient_id: Big | None
     entities: list[dict[str, Any]]
+    patient_id: Big | None = None
     query: str | None = None
     reason: str | None = None
     purpose: str | None = None
@@ -99,10 +101,36 @@ COLUMNS = (
     *("purpose", "patient_id", "entities", "query", "reason"),
 )
 _names = ", ".join(COLUMNS)
-ARRIVING = "CREATE TEMP TABLE IF NOT EXISTS arriving (LIKE audit_event) ON COMMIT DELETE ROWS"
-COPY = f"COPY arriving ({_names}) FROM STDIN"
-TAKE = f"INSERT INTO audit_event ({_names}) SELECT {_names} FROM arriving ON CONFLICT DO NOTHING"  # noqa: S608
-TAKE_ONE = f"INSERT INTO audit_event ({_names}) VALUES ({', '.join(['%s'] * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
+PLAIN = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'"
+"""How PostgreSQL writes a row as text must not depend on whose session it is: that text is what is hashed."""
+ARRIVING = (
+    "CREATE TEMP TABLE arriving (LIKE audit_event INCLUDING CONSTRAINTS, ord int) ON COMMIT DELETE ROWS",
+    "ALTER TABLE arriving DROP COLUMN batch_seq, DROP COLUMN leaf_no",
+)
+COPY = f"COPY arriving ({_names}, ord) FROM STDIN"
+ONE = f"INSERT INTO arriving ({_names}, ord) VALUES ({', '.join(['%s'] * (len(COLUMNS) + 1))})"  # noqa: S608
+KNOWN = "DELETE FROM arriving a USING audit_event e WHERE e.id = a.id AND e.recorded = a.recorded"
+_said = [("{}.entities::text" if name == "entities" else f"{{}}.{name}") for name in COLUMNS]
+OTHERS = f"""
+    SELECT a.ord FROM arriving a JOIN audit_event e ON e.id = a.id AND e.recorded = a.recorded
+    WHERE ({", ".join(each.format("a") for each in _said)}) IS DISTINCT FROM
+      ({", ".join(each.format("e") for each in _said)})
+"""  # noqa: S608
+"""Lines that bear the id of one in the trail and say something else."""
+BY_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+"""What is known is looked up line by line: a plan that reads months of the trail for one batch would never do."""
+CANONICAL = f"COPY (SELECT {_names} FROM arriving ORDER BY ord) TO STDOUT"  # noqa: S608
+TAKE = f"""
+    INSERT INTO audit_event ({_names}, batch_seq, leaf_no)
+    SELECT {_names}, %s, row_number() OVER (ORDER BY ord) - 1 FROM arriving ON CONFLICT DO NOTHING
+"""  # noqa: S608
+EARLIER = f"""
+    COPY (SELECT {_names} FROM audit_event WHERE batch_seq = 0 ORDER BY recorded, id) TO STDOUT
+"""  # noqa: S608
+LAST = "SELECT seq, tree_size, frontier FROM audit_batch ORDER BY seq DESC LIMIT 1"
+END = """
+    INSERT INTO audit_batch (seq, n, tree_size, leaves, frontier, note) VALUES (%s, %s, %s, %s, %s, %s)
+"""
 SET_ASIDE = """
     INSERT INTO audit_quarantine (source, payload, reason, found_at)
     SELECT %(source)s::text, %(payload)s::text, %(reason)s::text, now()
@@ -117,6 +145,10 @@ REFUSED = (
 )
 """What the database says of a row it will never take."""
 
+TAKEN = "another line has this id and this instant"
+NULL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A null character in JSON, and not the six characters somebody typed."""
+
 Row = tuple[Any, ...]
 Bytes = bytes | mmap.mmap
 
@@ -128,6 +160,8 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     """Where each row came from."""
+    known: dict[tuple[UUID, datetime], Row] = field(default_factory=dict)
+    """The rows by what they are told apart by: the same line twice is one row."""
     unreadable: list[dict[str, str]] = field(default_factory=list)
 
     def take(self, payload: bytes, source: str) -> None:
@@ -140,8 +174,14 @@ class Batch:
             return
         for raw in entry.events:
             try:
-                self.rows.append(row_of(read_line(raw), who))
-                self.sources.append(source)
+                line = read_line(raw)
+                row = row_of(line, who)
+                known = self.known.setdefault((line.id, line.recorded), row)
+                if known is row:
+                    self.rows.append(row)
+                    self.sources.append(source)
+                elif known != row:
+                    raise ValueError(TAKEN)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 self.set_aside(b'{"agent":' + bytes(entry.agent) + b',"events":[' + bytes(raw) + b"]}", source, error)
 
@@ -174,7 +214,7 @@ def row_of(line: Line, who: Row) -> Row:
     """A row of audit_event, in the order of COLUMNS. Raises ValueError where the database would refuse it."""
     plain(line.type, line.subtype, line.query, line.reason, line.purpose)
     entities = to_json(line.entities).decode()
-    if "\\u0000" in entities:
+    if NULL.search(entities):
         raise ValueError("a null character")
     return (
         *(line.id, line.recorded, line.type, line.subtype, line.action, line.outcome),
@@ -193,41 +233,112 @@ def plain(*texts: str | None) -> None:
 # ---- into the database -------------------------------------------------------------------------------------------
 
 
-def store(database: psycopg.Connection[Any], batch: Batch) -> int:
-    """Write a batch within the caller's transaction; gives how many of its lines are new."""
+def store(database: psycopg.Connection[Any], batch: Batch) -> str | None:
+    """Write a batch within the caller's transaction, with its leaves; gives the signed checkpoint, if a line is new."""
     for unreadable in batch.unreadable:
         database.execute(SET_ASIDE, unreadable)
-        log.error("trail.quarantined", source=unreadable["source"])
-    new = 0
+    if batch.unreadable:
+        log.error("trail.quarantined", entries=len(batch.unreadable), first=batch.unreadable[0]["source"])
+    note, new = None, 0
     if batch.rows:
-        try:
-            with database.transaction():
-                database.execute(ARRIVING)
-                with database.cursor() as cursor:
-                    with cursor.copy(COPY) as copy:
-                        for row in batch.rows:
-                            copy.write_row(row)
-                    new = cursor.execute(TAKE).rowcount
-        except REFUSED as error:
-            log.error("trail.batch_refused", error=type(error).__name__)
-            new = store_singly(database, batch)
+        database.execute(PLAIN)
+        arrive(database, batch)
+        note, new = take(database)
+        if note is None and new:  # some of them are here already
+            database.execute(BY_INDEX)
+            for (number,) in database.execute(OTHERS).fetchall():
+                set_aside(database, batch, number, TAKEN)
+            database.execute(KNOWN)
+            note, new = take(database)
+        database.execute("DELETE FROM arriving")
     database.execute("UPDATE audit_drain SET drained_at = now(), events = events + %s WHERE id = 1", [new])
-    return new
+    return note
 
 
-def store_singly(database: psycopg.Connection[Any], batch: Batch) -> int:
-    """Write a batch row by row, for there is one in it the database refuses: that one goes to quarantine."""
-    new = 0
-    for row, source in zip(batch.rows, batch.sources, strict=True):
+def take(database: psycopg.Connection[Any]) -> tuple[str | None, int]:
+    """Make the lines that have arrived a batch: gives its checkpoint, and how many they are.
+
+    If only one of them is in the trail already, nothing is done and there is no checkpoint: leaves stand for new lines.
+    """
+    note: str | None = None
+    with database.transaction() as attempt:
+        seq, frontier = anchored(database)
+        leaves = hashed(database, CANONICAL)
+        if leaves:
+            note = end_batch(database, seq + 1, frontier, leaves)
+            if database.execute(TAKE, [seq + 1]).rowcount < len(leaves):
+                note = None
+                raise psycopg.Rollback(attempt)
+    return note, len(leaves)
+
+
+def arrive(database: psycopg.Connection[Any], batch: Batch) -> None:
+    """Have the rows of a batch in the temporary table, each once."""
+    there = database.execute("SELECT to_regclass('pg_temp.arriving')").fetchone()
+    if there is None or there[0] is None:
+        for statement in ARRIVING:
+            database.execute(statement)
+    try:
+        with database.transaction(), database.cursor() as cursor, cursor.copy(COPY) as copy:
+            for number, row in enumerate(batch.rows):
+                copy.write_row((*row, number))
+    except REFUSED as error:
+        log.error("trail.batch_refused", error=type(error).__name__)
+        arrive_singly(database, batch)
+
+
+def arrive_singly(database: psycopg.Connection[Any], batch: Batch) -> None:
+    """Let a batch arrive row by row, for there is one in it the database refuses: that one goes to quarantine."""
+    for number, row in enumerate(batch.rows):
         try:
             with database.transaction():
-                new += database.execute(TAKE_ONE, row).rowcount
+                database.execute(ONE, (*row, number))
         except REFUSED as error:
-            payload = to_json(dict(zip(COLUMNS, row, strict=True))).decode()
-            reason = f"{type(error).__name__}: {error.diag.message_primary or ''}"
-            database.execute(SET_ASIDE, {"source": source, "payload": payload, "reason": reason})
-            log.error("trail.quarantined", source=source)
-    return new
+            set_aside(database, batch, number, f"{type(error).__name__}: {error.diag.message_primary or ''}")
+
+
+def set_aside(database: psycopg.Connection[Any], batch: Batch, number: int, reason: str) -> None:
+    """Keep a row of a batch that does not go into the trail."""
+    source = batch.sources[number]
+    payload = to_json(dict(zip(COLUMNS, batch.rows[number], strict=True))).decode()
+    database.execute(SET_ASIDE, {"source": source, "payload": payload, "reason": reason})
+    log.error("trail.quarantined", source=source)
+
+
+def hashed(database: psycopg.Connection[Any], query: str) -> list[bytes]:
+    """The leaves of the lines a COPY gives, in its order; PostgreSQL sends a line a message."""
+    with database.cursor() as cursor, cursor.copy(query.encode()) as copy:
+        return [tree.leaf_of(bytes(line)) for line in copy]
+
+
+def anchored(database: psycopg.Connection[Any]) -> tuple[int, Frontier]:
+    """The last batch's number, and the tree as it was with it. Lines from before there were batches become batch 0."""
+    last = database.execute(LAST).fetchone()
+    if last is not None:
+        return last[0], Frontier.from_bytes(last[1], last[2])
+    frontier, leaves = Frontier(), hashed(database, EARLIER)
+    if leaves:
+        end_batch(database, 0, frontier, leaves)
+    return 0, frontier
+
+
+def end_batch(database: psycopg.Connection[Any], seq: int, frontier: Frontier, leaves: list[bytes]) -> str:
+    """Add a batch's leaves to the tree and write down the batch; gives the signed checkpoint."""
+    for leaf in leaves:
+        frontier.add(leaf)
+    note = tree.the_seal().signer.note(Checkpoint(frontier.size, frontier.root()))
+    edge = frontier.to_bytes()
+    database.execute(END, [seq, len(leaves), frontier.size, b"".join(leaves), edge, note])
+    return note
+
+
+def witnessed(note: str | None) -> None:
+    """Give a checkpoint to the witness, after the commit. One that cannot take it is told again with the next."""
+    if note is not None:
+        try:
+            tree.the_seal().witness.take(note)
+        except OSError as error:
+            log.error("trail.witness_away", error=type(error).__name__)
 
 
 @contextmanager
@@ -270,14 +381,16 @@ def ensure_partitions(database: psycopg.Connection[Any]) -> None:
 
 def drain_outbox(database: psycopg.Connection[Any]) -> int:
     """Move the lines of changes; gives how many were there."""
+    note = None
     with database.transaction():
         found = database.execute("SELECT id, event::text FROM audit_outbox ORDER BY id LIMIT %s", [BATCH]).fetchall()
         if found:
             batch = Batch()
             for key, payload in found:
                 batch.take(payload.encode(), f"outbox {key}")
-            store(database, batch)
+            note = store(database, batch)
             database.execute("DELETE FROM audit_outbox WHERE id = ANY(%s)", [[key for key, _ in found]])
+    witnessed(note)
     return len(found)
 
 
@@ -300,7 +413,8 @@ def drain_stream(database: psycopg.Connection[Any]) -> int:
         start = f"({entries[-1][0].decode()}"
     if keys:
         with database.transaction():
-            store(database, batch)
+            note = store(database, batch)
+        witnessed(note)
         stream.xdel(trail.STREAM, *keys)
     return len(keys)
 
@@ -343,10 +457,12 @@ def drain_file(database: psycopg.Connection[Any], content: Bytes, name: str) -> 
         if len(batch) >= BATCH:
             count += len(batch)
             with database.transaction():
-                store(database, batch)
+                note = store(database, batch)
+            witnessed(note)
             batch = Batch()
     with database.transaction():
-        store(database, batch)
+        note = store(database, batch)
+    witnessed(note)
     return count + len(batch)
 
 
@@ -413,47 +529,4 @@ def drain() -> None:
         log.warning("trail.database_away", error=type(error).__name__)
 
 
-# ---- how it stands -----------------------------------------------------------------------------------------------
-
-
-def state() -> dict[str, Any]:
-    """How far the trail has come, for the status page: what waits where, since when, and when it was last drained.
-
-    Values are None where Redis does not answer. Raises SQLAlchemyError where PostgreSQL does not.
-    """
-    at_work = trail.the_trail()
-    files = spooled(at_work.spool.directory)
-    found: dict[str, Any] = {
-        "stream": None,
-        "oldest_seconds": None,
-        "spool_files": len(files),
-        "spool_bytes": sum(files),
-    }
-    with suppress(redis.RedisError):
-        length: Any = at_work.redis.xlen(trail.STREAM)
-        oldest: Any = at_work.redis.xrange(trail.STREAM, count=1)
-        seconds, microseconds = at_work.redis.time()
-        found["stream"] = length
-        found["oldest_seconds"] = 0.0
-        if oldest:
-            born = int(oldest[0][0].partition(b"-")[0]) / 1000
-            found["oldest_seconds"] = round(max(0.0, seconds + microseconds / 1e6 - born), 3)
-    with guard.engine().connect() as connection:
-        row = connection.exec_driver_sql(
-            "SELECT (SELECT count(*) FROM audit_outbox) AS outbox,"
-            " (SELECT count(*) FROM audit_quarantine) AS quarantine,"
-            " drained_at, events AS drained FROM audit_drain WHERE id = 1"
-        ).one()
-    return {**found, **row._asdict()}
-
-
-def spooled(directory: Path) -> Sequence[int]:
-    """Sizes of the files in the spool."""
-    sizes = []
-    for path in [*directory.glob("*.done"), *directory.glob("*.open")]:
-        with suppress(FileNotFoundError):
-            sizes.append(path.stat().st_size)
-    return sizes
-
-
-__all__ = ["drain", "state"]
+__all__ = ["drain"]

@@ -56,6 +56,28 @@ class EncounterStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+class UnusualReason(StrEnum):
+    """Why a look into a record is worth a question. Ours."""
+
+    OWN = "own"
+    """Their own record."""
+    FAMILY = "family"
+    """A patient of their own family name."""
+    CONFIDENTIAL = "confidential"
+    """A patient who is marked confidential."""
+    NO_CARE = "no-care"
+    """A patient they have no part in the care of."""
+    VOLUME = "volume"
+    """Far more patients in a day than is usual for them."""
+
+
+class Explanation(StrEnum):
+    """What the question came to. Ours."""
+
+    EXPLAINED = "explained"
+    NOT_EXPLAINED = "not-explained"
+
+
 class ConditionClinicalStatus(StrEnum):
     """http://terminology.hl7.org/CodeSystem/condition-clinical"""
 

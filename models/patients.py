@@ -76,6 +76,8 @@ class Patient(Record):
     active: Mapped[bool] = mapped_column(default=True)
     temporary: Mapped[bool] = mapped_column(default=False)
     """Registered without a known identity, to be settled later."""
+    confidential: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    """Every look into the record is brought before the privacy officer (FHIR meta.security R, restricted)."""
     telecom: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     """FHIR ContactPoint; phone values in E.164."""
     address: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)

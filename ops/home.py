@@ -187,4 +187,5 @@ def _first(named: Servers, other: Servers) -> Servers:
         named.database_url or other.database_url,
         named.redis_url or other.redis_url,
         named.trail_redis_url or other.trail_redis_url,
+        named.owner_url or ("" if named.database_url else other.owner_url),
     )

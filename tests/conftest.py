@@ -42,7 +42,7 @@ def servers() -> Iterator[Servers]:
             durable=False,
         ) as own:
             yield Servers(
-                named.database_url or own.database_url,
+                named.database_url or own.owner_url,
                 named.redis_url or own.redis_url,
                 named.trail_redis_url or own.trail_redis_url,
             )
@@ -90,6 +90,16 @@ def fresh_database(servers: Servers) -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="session")
 def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spool")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the key and the witness of the trail, which this process is connected to."""
+    from app import tree
+
+    folder = tmp_path_factory.mktemp("seal")
+    tree.connect(folder / "key.pem", f"file:{folder / 'witness'}")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -198,6 +208,10 @@ class Settings:
     debug: bool = False
     threads: int = 8
     trusted_proxies: int = 0
+    metrics_token: str = ""
+    trail_key: Path = Path("/nowhere/trail.key")
+    trail_witness: str = "file:/nowhere/trail.witness"
+    trail_months: int = 72
     idle_minutes: int = 15
     session_hours: int = 12
     oidc_issuer: str = ""
@@ -338,6 +352,16 @@ def api_as(browser: Callable[[], Browser], token_for: Callable[..., str]) -> Cal
     return carry
 
 
+def spoken(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry on its way into the trail under its full names."""
+    from app import trail
+
+    def part(found: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+        return {name: found.get(short) for name, short in names.items()}
+
+    return {"agent": part(entry["agent"], trail.AGENT), "events": [part(line, trail.LINE) for line in entry["events"]]}
+
+
 class TrailLines:
     """The write-ahead stream, from the moment the test began."""
 
@@ -352,7 +376,7 @@ class TrailLines:
 
     def entries(self) -> list[dict[str, Any]]:
         """What was added since: {"agent": ..., "events": [...]} each, one a request."""
-        return [msgspec.json.decode(fields[b"e"]) for _, fields in self.redis.xrange("audit:v1", self.since)]
+        return [spoken(msgspec.json.decode(fields[b"e"])) for _, fields in self.redis.xrange("audit:v1", self.since)]
 
     def events(self) -> list[dict[str, Any]]:
         """The lines in them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+import secrets
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,14 @@ class Settings(Protocol):
     def threads(self) -> int: ...
     @property
     def trusted_proxies(self) -> int: ...
+    @property
+    def metrics_token(self) -> str: ...
+    @property
+    def trail_key(self) -> Path: ...
+    @property
+    def trail_witness(self) -> str: ...
+    @property
+    def trail_months(self) -> int: ...
     @property
     def idle_minutes(self) -> int: ...
     @property
@@ -157,6 +165,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "JWT_ALGORITHM": "HS256",
         "RATELIMIT_ENABLED": False,  # tries are counted by app/services/credentials.py, for every channel alike
         "AUTH_RATE_LIMITED": False,
+        "METRICS_TOKEN": settings.metrics_token,
+        "TRAIL_KEY": settings.trail_key,
+        "TRAIL_WITNESS": settings.trail_witness,
+        "TRAIL_MONTHS": settings.trail_months,
         "OIDC": {
             "issuer": settings.oidc_issuer,
             "client_id": settings.oidc_client_id,
@@ -177,15 +189,15 @@ def _home() -> Any:
 
 def _register(builder: AppBuilder) -> None:
     """Every screen and every resource of the API."""
-    from views import accounts, api, audit, emergencies, health, home, organization, patients, roles
+    from views import accounts, api, audit, emergencies, health, home, organization, patients, roles, watch
 
-    for module in (health, home, accounts, patients, organization, audit, emergencies, api, roles, viewing):
+    for module in (health, home, accounts, patients, organization, audit, watch, emergencies, api, roles, viewing):
         module.register(builder)
 
 
 def number_the_request() -> None:
     """A number by which a request can be asked about."""
-    g.request_id = uuid.uuid4().hex
+    g.request_id = secrets.token_urlsafe(12)
 
 
 def keep_private(response: Any) -> Any:

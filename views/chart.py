@@ -184,6 +184,7 @@ def banner(patient: Patient, *, pictured: bool) -> dict[str, Any]:
         "deceased_at": words(patient.deceased_at) if patient.deceased_at else "",
         "active": patient.active,
         "temporary": patient.temporary,
+        "confidential": patient.confidential,
         "last_visit": words(patient.last_visit_at) if patient.last_visit_at else None,
     }
 

@@ -15,6 +15,7 @@ from app.actor import Actor, current
 from app.services import emergencies, patients
 from app.services.figures import Figures, figures
 from models.patients import Patient
+from views import watch
 from views.base import branch_zone, open_to_all
 from views.branches import all_branches
 from views.people import born, name_of
@@ -153,8 +154,7 @@ def waits() -> list[dict[str, Any]]:
                     "count": pairs,
                 }
             )
-    found += unreviewed()
-    return found
+    return [*found, *unreviewed(), *watch.waits()]
 
 
 def unreviewed() -> list[dict[str, Any]]:
@@ -215,6 +215,8 @@ NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Possible duplicates", "Duplicates.list", "pair", "", ("update", "PatientLink")),
     ("Who saw what", "TrailView.list", "trail", "Privacy", ("read", "AuditEvent")),
     ("Emergency access", "Emergencies.list", "bell", "Privacy", ("update", "EmergencyAccess")),
+    ("Unusual access", "Unusual.list", "eye", "Privacy", ("read", "UnusualAccess")),
+    ("The trail", "Watch.show", "trace", "Privacy", ("read", "AuditEvent")),
     ("Staff", "PractitionerView.list", "staff", "Hospital", ("update", "Practitioner")),
     ("Branches", "BranchView.list", "branch", "Hospital", ("update", "Branch")),
     ("Rooms", "RoomView.list", "room", "Hospital", ("update", "Room")),

@@ -132,6 +132,12 @@ class RegistrationForm(Form):
     kin_phone = StringField(lazy_gettext("Phone of next of kin"), [Length(max=40)])
     photo = FileField(lazy_gettext("Photo"), description=lazy_gettext("JPEG or PNG, up to 2 MB."))
     temporary = BooleanField(lazy_gettext("Identity unknown"))
+    confidential = BooleanField(
+        lazy_gettext("This record is confidential"),
+        description=lazy_gettext(
+            "For colleagues, people who are well known and people in danger: whoever opens it is asked why."
+        ),
+    )
     deceased = BooleanField(lazy_gettext("Has died"))
     deceased_on = StringField(lazy_gettext("Date of death"), [Length(max=30)])
     active = BooleanField(lazy_gettext("This record is in use"))
@@ -227,6 +233,7 @@ def demographics(form: RegistrationForm) -> patients.Demographics:
         languages=[form.said("language")] if form.said("language") else [],
         photo=photo(form),
         temporary=bool(form.temporary.data),
+        confidential=bool(form.confidential.data),
     )
 
 
@@ -409,6 +416,7 @@ class Correction(Registration):
             "kin_relationship": relationships[0].get("text", ""),
             "kin_phone": _first(kin.get("telecom") or [], "phone"),
             "temporary": patient.temporary,
+            "confidential": patient.confidential,
             "active": patient.active,
             "deceased": patient.deceased,
             "deceased_on": patient.deceased_at.strftime("%d/%m/%Y") if patient.deceased_at else "",

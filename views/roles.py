@@ -31,7 +31,7 @@ GROUPS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (lazy_gettext("Chart"), policy.CLINICAL),
     (lazy_gettext("Notes"), policy.NOTES),
     (lazy_gettext("Hospital"), (*policy.REFERENCE, "Figure")),
-    (lazy_gettext("Privacy"), ("EmergencyAccess", "AuditEvent")),
+    (lazy_gettext("Privacy"), ("EmergencyAccess", "UnusualAccess", "AuditEvent")),
     (lazy_gettext("Access"), ("User", "Role")),
 )
 """The resources as the hospital would sort them."""
@@ -56,6 +56,7 @@ THINGS: dict[str, Any] = {
     "Room": lazy_gettext("rooms"),
     "Figure": lazy_gettext("figures on the start page"),
     "EmergencyAccess": lazy_gettext("emergency accesses"),
+    "UnusualAccess": lazy_gettext("unusual access"),
     "AuditEvent": lazy_gettext("who saw what"),
     "User": lazy_gettext("accounts"),
     "Role": lazy_gettext("roles"),
@@ -66,6 +67,7 @@ EXPLAINED: dict[str, Any] = {
     "Observation": lazy_gettext("Vital signs, laboratory values"),
     "SourceResource": lazy_gettext("As another hospital sent them"),
     "EmergencyAccess": lazy_gettext("Opening a chart in an emergency; changing is reviewing"),
+    "UnusualAccess": lazy_gettext("Looks into records that are worth a question; changing is reviewing"),
     "AuditEvent": lazy_gettext("The trail of every look into a record"),
 }
 DEEDS: dict[str, Any] = {

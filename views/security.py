@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 import structlog
@@ -78,7 +79,7 @@ def bears_token(asked: Request) -> bool:
 
 # ---- binding -----------------------------------------------------------------------------------------------------
 
-UNBOUND = ("static", "appbuilder.static", "health.healthz", "health.readyz")
+UNBOUND = ("static", "appbuilder.static", "health.healthz", "health.readyz", "health.metrics")
 WHILE_OWING = {
     *("SecondFactorPage.show", "SecondFactorPage.begin", "SecondFactorPage.prove"),
     *("SignInView.logout", "MyAccount.awake", "LocaleView.index"),
@@ -95,7 +96,7 @@ def bind() -> Any:
         return None
     origin = Origin(
         channel="api" if request.path.startswith("/api/") else "web",
-        address=request.remote_addr,
+        address=where_from(request.remote_addr),
         user_agent=(request.headers.get("User-Agent") or "")[:200] or None,
         session_id=sessions.this() if "_user_id" in session else None,
         request_id=g.request_id,
@@ -125,6 +126,20 @@ def bind() -> Any:
         return owing()
     guard.become(actor)
     return None
+
+
+@lru_cache(maxsize=2048)
+def where_from(said: str | None) -> str | None:
+    """A network address as the trail keeps it, without the zone or port a proxy may add; None where it is none."""
+    text = (said or "").strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None
 
 
 def owing() -> Any:

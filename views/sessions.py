@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from flask import Flask, Request, current_app, request, session
+from flask import Flask, Request, current_app, g, request, session
 from flask_babel import gettext
 from flask_session.base import Serializer, ServerSideSession
 from flask_session.redis import RedisSessionInterface
@@ -45,6 +45,10 @@ class Sessions(RedisSessionInterface):
         opened = super().open_session(app, request)
         opened.found = opened.sid if opened.sid == request.cookies.get(app.config["SESSION_COOKIE_NAME"]) else None
         return opened
+
+    def should_set_storage(self, app: Flask, session: ServerSideSession) -> bool:
+        """Whether the session is written, and lives on for that: not where the page asked all by itself."""
+        return session.modified or (super().should_set_storage(app, session) and "by_itself" not in g)
 
     def _upsert_session(self, session_lifetime: Any, session: ServerSideSession, store_id: str) -> None:
         found = session.sid == getattr(session, "found", None)

@@ -218,7 +218,7 @@ def _said(reason: str) -> str:
 def _noted(session: Session, subtype: str, user_id: int, reason: str) -> None:
     """A line of the trail in the transaction of what it is about, for what changes no field the gate looks at."""
     noted = trail.event("E", subtype, entities=[{"type": "User", "ids": [user_id]}], reason=reason)
-    session.add(AuditOutbox(id=UUID(noted["id"]), event={"agent": trail.agent(current()), "events": [noted]}))
+    session.add(AuditOutbox(id=UUID(noted["id"]), event=trail.entry(trail.agent(current()), [noted])))
 
 
 # ---- the first administrator -----------------------------------------------------------------------------------------

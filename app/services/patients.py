@@ -47,6 +47,7 @@ class Demographics:
     marital_status: str | None = None
     photo: bytes | None = None
     temporary: bool = False
+    confidential: bool = False
     active: bool = True
     deceased: bool = False
     deceased_at: datetime | None = None

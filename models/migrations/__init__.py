@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from psycopg import sql
+from sqlalchemy import create_engine, make_url
 
 HERE = Path(__file__).parent
 
@@ -30,6 +32,49 @@ def migrate(database_url: str, revision: str = "head") -> None:
 def unmigrate(database_url: str, revision: str = "base") -> None:
     """Take a database down to `revision`. Loses what the newer tables hold."""
     command.downgrade(configuration(database_url), revision)
+
+
+ADDED_TO = ("audit_event", "audit_batch", "audit_quarantine")
+"""Tables the application may read and add to, and nothing else."""
+READ_ONLY = ("alembic_version", "audit_archive")
+"""Tables it may only read: what changes them runs as the owner."""
+TAKEN_FROM = ("event_outbox", "practitioner_branch", "role_grant", "role_setting", "credential")
+"""Tables it may take rows from, besides Flask-AppBuilder's: no record of a patient is among them."""
+
+
+def grant(owner_url: str, database_url: str) -> None:
+    """Give the application's own role what it needs of the owner's tables: no DDL, no change of the trail, no deletion.
+
+    Does nothing where the application is the owner itself.
+    """
+    owner, name = make_url(owner_url), make_url(database_url).username
+    if name is None or name == owner.username:
+        return
+    role = sql.Identifier(name)
+    plain = owner.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as connection:
+        tables = [
+            row[0]
+            for row in connection.execute(
+                "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
+            )
+        ]
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role))
+        connection.execute(sql.SQL("GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {}").format(role))
+        connection.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(role))
+        for table in tables:
+            rights = "SELECT, INSERT, UPDATE"
+            if table in ADDED_TO:
+                rights = "SELECT, INSERT"
+            elif table in READ_ONLY:
+                rights = "SELECT"
+            elif table == "audit_outbox":
+                rights = "SELECT, INSERT, DELETE"
+            elif table in TAKEN_FROM or table.startswith("ab_"):
+                rights = "SELECT, INSERT, UPDATE, DELETE"
+            statement = sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(rights), sql.Identifier(table), role)
+            connection.execute(statement)
 
 
 def pending(database_url: str) -> bool:

@@ -162,6 +162,7 @@ def test_every_route_says_who_may_open_it(app: Flask) -> None:
     for rule in app.url_map.iter_rules():
         if rule.endpoint in OPEN | {
             "SignInView.logout",
+            "health.metrics",
             "SignInView.code",
             "TokenApi.login",
             "TokenApi.refresh",

@@ -23,6 +23,7 @@ from sqlalchemy import make_url
 from app import guard, trail
 from jobs.fhir_import import alone, main
 from ops.servers import Servers
+from tests.conftest import spoken
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("WARDBOOK_SHARED_DATA") or PROJECT.parent / "shared" / "data")
@@ -671,7 +672,8 @@ def test_every_row_taken_over_is_in_the_trail(records: Records, tmp_path: Path) 
     )
     assert records.take_in(written(tmp_path, "a.ndjson", text)).status == 0
     created: Counter[str] = Counter()
-    for (event,) in records.rows("SELECT event FROM audit_outbox"):
+    for (waiting,) in records.rows("SELECT event FROM audit_outbox"):
+        event = spoken(waiting)
         assert (event["agent"]["agent_name"], event["agent"]["channel"]) == ("import", "cli")
         for line in event["events"]:
             assert line["action"] == "C"

@@ -51,7 +51,8 @@ def visits(hospital: Hospital) -> Iterator[dict[int, int]]:
     made = {hospital.branches[0]: 3, hospital.branches[1]: 5}
     for number, (branch, count) in enumerate(made.items()):
         for day in range(count):
-            started = now() - timedelta(days=day + 1, minutes=5)
+            # At noon in UTC it is the same day at both branches, at whatever hour this runs.
+            started = (now() - timedelta(days=day + 1)).replace(hour=12, minute=0)
             sql(
                 "INSERT INTO encounter (patient_id, branch_id, status, class_code, type_display, reason, started_at, ended_at, "
                 "fhir_id, version, created_at, updated_at) VALUES (:p, :b, 'finished', 'AMB', 'of the figures', '', :s, :s, "

@@ -65,6 +65,7 @@ from models.lab import DiagnosticReport
 from models.organization import Branch, Organization, Practitioner, Room
 from models.patients import NameToken, Patient, PatientIdentifier, PatientLink
 from tests import factories
+from tests.conftest import spoken
 from tests.factories import Hospital
 
 Acting = Callable[[str], AbstractContextManager[Any]]
@@ -1259,7 +1260,7 @@ def test_a_granted_change_is_made_with_its_line(acting: Acting, hospital: Hospit
         s.get(Observation, hospital.own_rows["Observation"]).value_quantity = 80
     assert factories.stored(Observation, hospital.own_rows["Observation"])["value_quantity"] == 80
     with guard.engine().connect() as connection:
-        lines = connection.scalars(text("SELECT event FROM audit_outbox ORDER BY id DESC LIMIT 1")).one()
+        lines = spoken(connection.scalars(text("SELECT event FROM audit_outbox ORDER BY id DESC LIMIT 1")).one())
     assert lines["agent"]["agent_name"] == "Nora Nurse"
     assert lines["events"][0]["entities"] == [
         {"type": "Observation", "ids": [hospital.own_rows["Observation"]], "fields": ["value_quantity"]}
@@ -1337,6 +1338,6 @@ def test_a_row_moved_to_another_patient_is_a_line_for_both(acting: Acting, hospi
             allergy = session.scalars(select(AllergyIntolerance).where(AllergyIntolerance.patient_id == mine)).first()
             assert allergy is not None
             allergy.patient_id, allergy.encounter_id = theirs, None
-        lines = [row.event for row in guard.session().scalars(select(AuditOutbox))]
+        lines = [spoken(row.event) for row in guard.session().scalars(select(AuditOutbox))]
         moved = [event for line in lines for event in line["events"] if event["action"] == "U"]
         assert {event["patient_id"] for event in moved[-2:]} == {mine, theirs}

@@ -81,12 +81,13 @@ def tick() -> None:
 MAIN = """
 import sys
 from pathlib import Path
-from app import guard, trail
+from app import guard, trail, tree
 from jobs import base
 import chores
 command, database_url, redis_url, trail_url, spool = sys.argv[1:]
 guard.connect(database_url)
 trail.connect(trail_url, Path(spool))
+tree.connect(Path(spool).parent / "key.pem", f"file:{Path(spool).parent / 'witness'}")
 getattr(base, command)(redis_url)
 print(command, "ended", flush=True)
 """

@@ -90,9 +90,9 @@ def house(database: Any) -> None:
     for branch in h.branches:
         sql(
             "INSERT INTO audit_event (id, recorded, type, subtype, action, outcome, user_id, agent_name, roles, branch_id, "
-            "purpose, channel, address, user_agent, session_id, patient_id, entities) VALUES (gen_random_uuid(), "
+            "purpose, channel, address, user_agent, session_id, patient_id, entities, batch_seq, leaf_no) VALUES (gen_random_uuid(), "
             "now() - interval '1 minute', 'rest', 'read', 'R', 0, :u, :name, '{Doctor}', :b, 'TREAT', 'web', "
-            "'203.0.113.77', :s, :s, :p, '[]')",
+            "'203.0.113.77', :s, :s, :p, '[]', 0, 0)",
             u=h.accounts["doctor"],
             name=f"Seen at {branch}",
             b=branch,

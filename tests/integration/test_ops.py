@@ -117,21 +117,62 @@ def test_nobody_enters_without_the_password(home: Path, password: str) -> None:
 def test_passwords_and_rows_are_for_one_account_only(home: Path) -> None:
     with embedded(home, durable=False):
         private = [*home.glob("*.password"), home / "redis" / "valkey.conf", home / "postgres", home / "trail"]
-        assert len(private) == 6
+        assert len(private) == 7
         assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in private} == dict.fromkeys(
             (path.name for path in private), 0
         )
 
 
+def test_the_application_s_own_account_may_do_no_more_than_it_needs(home: Path) -> None:
+    """It adds to the trail and reads it; what the owner's triggers refuse, it may not even try, nor end a trigger."""
+    from models import migrations
+
+    with embedded(home, need_redis=False, need_trail=False, durable=False) as servers:
+        migrations.migrate(servers.owner_url)
+        migrations.grant(servers.owner_url, servers.database_url)
+        migrations.grant(servers.owner_url, servers.database_url)
+        with open_database(servers.database_url) as door:
+            assert door.execute("SELECT count(*) FROM audit_event").fetchone() == (0,)
+            door.execute("SELECT wb_audit_partitions(3)")
+            months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_event'::regclass"
+            assert door.execute(months).fetchone() == (5,)
+            door.commit()
+            for statement in (
+                "UPDATE audit_event SET outcome = 0",
+                "DELETE FROM audit_event",
+                "TRUNCATE audit_event",
+                "UPDATE audit_event_default SET outcome = 0",
+                "SELECT * FROM audit_event_default",
+                "UPDATE audit_batch SET n = 1",
+                "DELETE FROM audit_batch",
+                "DELETE FROM audit_quarantine",
+                "INSERT INTO audit_archive (month) VALUES ('2019-05-01')",
+                "UPDATE audit_archive SET lines = 0",
+                "UPDATE audit_outbox SET event = '{}'",
+                "DELETE FROM patient",
+                "DELETE FROM clinical_note",
+                "ALTER TABLE audit_event DISABLE TRIGGER USER",
+                "ALTER TABLE audit_event DETACH PARTITION audit_event_default",
+                "DROP TABLE audit_event",
+                "CREATE TABLE further (n int)",
+                "UPDATE alembic_version SET version_num = '0001'",
+                "SET ROLE wardbook",
+                "SET session_replication_role = replica",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    door.execute(statement)
+                door.rollback()
+
+
 def test_a_second_start_keeps_everything(home: Path) -> None:
     with embedded(home) as servers:
-        with open_database(servers.database_url) as connection:
+        with open_database(servers.owner_url) as connection:
             connection.execute("CREATE TABLE kept (word text)")
             connection.execute("INSERT INTO kept VALUES ('Zoë')")
         for url in (servers.redis_url, servers.trail_redis_url):
             redis.Redis.from_url(url).set("kept", "yes")
     with embedded(home) as servers:
-        with open_database(servers.database_url) as connection:
+        with open_database(servers.owner_url) as connection:
             assert connection.execute("SELECT word FROM kept").fetchall() == [("Zoë",)]
         assert [redis.Redis.from_url(url).get("kept") for url in (servers.redis_url, servers.trail_redis_url)] == [
             b"yes",
@@ -152,7 +193,7 @@ import sys, time
 from pathlib import Path
 from ops.servers import embedded
 with embedded(Path(sys.argv[1])) as servers:
-    print(servers.database_url, servers.trail_redis_url, flush=True)
+    print(servers.owner_url, servers.trail_redis_url, flush=True)
     time.sleep(600)
 """
 
@@ -172,7 +213,7 @@ def test_after_kill_nine_nothing_stays_and_the_next_start_has_every_row(home: Pa
     if LINUX:
         assert eventually(lambda: not any(map(command_of, pids)))
     with embedded(home) as servers:
-        with open_database(servers.database_url) as connection:
+        with open_database(servers.owner_url) as connection:
             assert connection.execute("SELECT n FROM kept").fetchall() == [(7,)]
         assert redis.Redis.from_url(servers.trail_redis_url).xlen("trail") == 1
 

@@ -446,6 +446,32 @@ def test_without_the_database_there_is_a_sentence(
     names_nobody(spoken.out + spoken.err + caplog.text)
 
 
+def test_how_the_trail_stands_is_told_to_who_watches_from_here(
+    app: Flask, browser: Callable[[], Browser], client_as: ClientAs, hospital: Hospital
+) -> None:
+    here, far = browser(), browser()
+    here.environ_base["REMOTE_ADDR"] = "127.0.0.1"
+    trail.the_trail().reader.delete(trail.STREAM)  # what other tests have left waiting is older than a minute
+    guard.session.connection().execute(text("DELETE FROM audit_outbox"))
+    client_as("doctor").page(f"/patients/{hospital.patients[1]}/")
+    told = here.page("/metrics")
+    found = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
+    assert float(found["wardbook_trail_stream"]) >= 2
+    assert float(found["wardbook_trail_redis_up"]) == 1
+    assert {f"wardbook_trail_{name}" for name in ("size", "outbox", "quarantine", "spool_bytes")} <= set(found)
+    ready = here.get("/readyz").get_json()
+    assert ready["trail_stands"]["stream"] >= 2
+    assert ready["trail_stands"]["late"] is False
+    assert far.get("/metrics").status_code == 403
+    app.config["METRICS_TOKEN"] = "a token for the watch"
+    try:
+        assert here.get("/metrics").status_code == 403
+        assert far.get("/metrics", headers={"Authorization": "Bearer another"}).status_code == 403
+        assert far.get("/metrics", headers={"Authorization": "Bearer a token for the watch"}).status_code == 200
+    finally:
+        app.config["METRICS_TOKEN"] = ""
+
+
 def test_a_connection_that_breaks_in_the_middle_is_replaced(client_as: ClientAs, hospital: Hospital) -> None:
     client = client_as("doctor")
     address = f"/patients/{hospital.patients[1]}/"

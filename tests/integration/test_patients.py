@@ -18,6 +18,7 @@ from app.services.words import fold
 from models.audit import EventOutbox
 from models.patients import NameToken, Patient, PatientIdentifier
 from tests import factories
+from tests.conftest import spoken
 from tests.factories import Hospital, told
 
 Acting = Callable[[str], AbstractContextManager[Any]]
@@ -49,12 +50,12 @@ def test_a_registration_is_a_patient_a_number_an_event_and_a_line(acting: Acting
         lines = (
             connection.execute(
                 text("SELECT event FROM audit_outbox WHERE event::text LIKE :p"),
-                {"p": f'%"patient_id": {patient.id},%'},
+                {"p": f'%"p": {patient.id},%'},
             )
             .scalars()
             .all()
         )
-        events = [event for line in lines for event in line["events"]]
+        events = [event for line in lines for event in spoken(line)["events"]]
         assert {event["action"] for event in events} == {"C"}
         assert {entity["type"] for event in events for entity in event["entities"]} == {"Patient", "PatientIdentifier"}
         assert "Nueva" not in str(lines)

@@ -28,7 +28,7 @@ from app.services import accounts, roles
 from app.services.roles import Sheet
 from jobs import trail as drainer
 from models.access import RoleGrant, RoleSetting
-from tests.conftest import Browser, Database, csrf_of
+from tests.conftest import Browser, Database, csrf_of, spoken
 from tests.factories import PASSWORD, Hospital
 from views.roles import FIELDS, GROUPS, KINDS, OF_ROWS, SCOPES, THINGS, Ticks, tell
 
@@ -487,7 +487,7 @@ def lines() -> list[Any]:
     return [
         (line["action"], line["reason"], entity)
         for row in found
-        for line in row["event"]["events"]
+        for line in spoken(row["event"])["events"]
         for entity in line["entities"]
     ]
 

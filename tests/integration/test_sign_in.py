@@ -28,7 +28,7 @@ from app.services import accounts, credentials
 from config import PROJECT
 from ops.servers import Servers
 from tests import factories
-from tests.conftest import Browser, Settings, TrailLines, csrf_of
+from tests.conftest import Browser, Settings, TrailLines, csrf_of, spoken
 from tests.factories import PASSWORD, Hospital
 
 ClientAs = Callable[..., Browser]
@@ -381,7 +381,7 @@ def test_an_administrator_sees_the_lock_and_opens_it(
 
 
 def outbox() -> list[Any]:
-    return [event for found in sql("SELECT event FROM audit_outbox") for event in found["event"]["events"]]
+    return [event for found in sql("SELECT event FROM audit_outbox") for event in spoken(found["event"])["events"]]
 
 
 @pytest.mark.parametrize("deed", ["unlock", "end-sessions", "reset-second-factor"])

@@ -21,8 +21,9 @@ import pytest
 from psycopg.rows import dict_row
 from sqlalchemy import select
 
-from app import actor, guard, policy, trail
+from app import actor, guard, policy, trail, tree
 from app.errors import Forbidden
+from app.services import audit
 from app.services.patients import Demographics, register
 from jobs import trail as drainer
 from models.migrations import migrate
@@ -61,6 +62,8 @@ class House:
 
     def __init__(self, database_url: str, trail_url: str, spool: Path) -> None:
         self.database_url, self.trail_url, self.spool = database_url, trail_url, spool
+        self.seal = (str(spool.parent / "key.pem"), f"file:{spool.parent / 'witness'}")
+        tree.connect(Path(self.seal[0]), self.seal[1])
         self.engine = guard.connect(database_url)
         self.trail = trail.connect(trail_url, spool)
         self.redis = self.trail.reader
@@ -88,11 +91,12 @@ class House:
     def in_a_process(self, program: str) -> subprocess.Popen[str]:
         """Another process of the same house, which runs `program`."""
         beginning = (
-            "import sys\nfrom pathlib import Path\nfrom app import guard, trail\nfrom jobs import trail as drainer\n"
+            "import sys\nfrom pathlib import Path\nfrom app import guard, trail, tree\nfrom jobs import trail as drainer\n"
             "guard.connect(sys.argv[1]); trail.connect(sys.argv[2], Path(sys.argv[3]))\n"
+            "tree.connect(Path(sys.argv[4]), sys.argv[5])\n"
         )
         return subprocess.Popen(
-            [sys.executable, "-c", beginning + program, self.database_url, self.trail_url, str(self.spool)],
+            [sys.executable, "-c", beginning + program, self.database_url, self.trail_url, str(self.spool), *self.seal],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             text=True,
@@ -118,7 +122,7 @@ def seen(patient_id: int | None = None) -> dict[str, Any]:
 
 def entry(*lines: dict[str, Any], **changed: Any) -> bytes:
     """What one write to the trail holds, with some of the agent's values changed."""
-    return trail.encode({"agent": {**trail.agent(DOCTOR), **changed}, "events": lines})
+    return trail.encode(trail.entry({**trail.agent(DOCTOR), **changed}, list(lines)))
 
 
 # ---- the way there -----------------------------------------------------------------------------------------------
@@ -268,7 +272,7 @@ def test_what_is_no_entry_at_all_is_set_aside(house: House, fields: dict[Any, An
 
 def test_poison_in_the_outbox_is_set_aside(house: House) -> None:
     line = seen()
-    bad = {"agent": trail.agent(DOCTOR), "events": [{**seen(), "action": "X"}, line]}
+    bad = trail.entry(trail.agent(DOCTOR), [{**seen(), "action": "X"}, line])
     house.database.execute("INSERT INTO audit_outbox VALUES (gen_random_uuid(), %s)", [json.dumps(bad)])
     drainer.drain()
     assert len(house.lines(patient_id=line["patient_id"])) == 1
@@ -287,7 +291,7 @@ def test_a_row_only_the_database_refuses_does_not_hold_up_the_others(house: Hous
     with drainer.alone() as database:
         assert database is not None
         with database.transaction():
-            assert drainer.store(database, batch) == 1
+            assert (drainer.store(database, batch) or "").startswith("wardbook.trail\n")
     assert len(house.lines(patient_id=good["patient_id"])) == 1
     (kept,) = house.database.execute("SELECT * FROM audit_quarantine").fetchall()
     assert kept["source"] == "there"
@@ -338,7 +342,7 @@ def test_lines_survive_a_killed_redis_by_way_of_the_spool(
         house.database.execute("INSERT INTO audit_outbox VALUES (gen_random_uuid(), %s)", [entry(changed).decode()])
         drainer.drain()
         assert len(house.lines(patient_id=changed["patient_id"])) == 1, "the outbox does not wait for Redis"
-        assert drainer.state()["stream"] is None
+        assert standing().stream is None
 
         own_redis.start()
         house.trail.rests_until = 0.0
@@ -558,24 +562,58 @@ def test_the_gate_refuses_to_rewrite_the_trail(house: House) -> None:
 # ---- how it stands -----------------------------------------------------------------------------------------------
 
 
-def test_state_counts_what_waits_and_says_since_when(house: House) -> None:
-    assert drainer.state()["oldest_seconds"] == 0.0
-    drained = drainer.state()["drained"]
+def standing() -> audit.Standing:
+    """How the trail stands, as the status page would say."""
+    with guard.acting_as(actor.nobody()):
+        return audit.standing(guard.session())
+
+
+def test_the_standing_counts_what_waits_and_says_since_when(house: House) -> None:
+    before = standing()
+    assert (before.oldest_seconds, before.late) == (0.0, False)
     house.redis.xadd(trail.STREAM, {"e": entry(seen())}, id="1000-0")
     house.redis.xadd(trail.STREAM, {"e": b"{"})
     house.trail.spool.write(entry(seen()))
     house.trail.spool.close()
     house.database.execute("INSERT INTO audit_outbox VALUES (gen_random_uuid(), %s)", [entry(seen()).decode()])
-    waiting = drainer.state()
-    assert (waiting["stream"], waiting["spool_files"], waiting["outbox"], waiting["quarantine"]) == (2, 1, 1, 0)
-    assert waiting["oldest_seconds"] > 1_000_000_000, "the first entry is from 1970"
-    assert waiting["spool_bytes"] > 100
+    waiting = standing()
+    assert (waiting.stream, waiting.spool_files, waiting.outbox, waiting.quarantine) == (2, 1, 1, 0)
+    assert waiting.oldest_seconds is not None
+    assert waiting.oldest_seconds > 1_000_000_000, "the first entry is from 1970"
+    assert waiting.late
+    assert waiting.spool_bytes > 100
 
     drainer.drain()
-    done = drainer.state()
-    assert (done["stream"], done["spool_files"], done["outbox"], done["quarantine"]) == (0, 0, 0, 1)
-    assert done["drained"] == drained + 3
-    assert done["drained_at"] > waiting["drained_at"]
+    done = standing()
+    assert (done.stream, done.spool_files, done.outbox, done.quarantine) == (0, 0, 0, 1)
+    assert (done.oldest_seconds, done.late) == (0.0, False)
+    assert done.drained == before.drained + 3
+    assert done.size == before.size + 3
+    assert done.note.split("\n")[1] == str(done.size)
+    assert done.drained_at > waiting.drained_at
+
+
+@pytest.mark.parametrize("where", ["outbox", "spool"])
+def test_a_line_that_waits_anywhere_makes_the_trail_late(house: House, where: str) -> None:
+    if where == "outbox":
+        old = "00000000-0000-7000-8000-000000000000"
+        house.database.execute("INSERT INTO audit_outbox VALUES (%s, %s)", [old, entry(seen()).decode()])
+    else:
+        house.trail.spool.write(entry(seen()))
+        house.trail.spool.close()
+        (file,) = house.spool.iterdir()
+        os.utime(file, (1000, 1000))
+    assert standing().late
+    drainer.drain()
+    assert not standing().late
+
+
+def test_a_line_from_another_century_is_counted_as_astray(house: House) -> None:
+    before = standing().astray
+    line = {**seen(), "recorded": "1970-01-01T00:00:00+00:00"}
+    house.trail.write(DOCTOR, [line])
+    drainer.drain()
+    assert standing().astray == before + 1
 
 
 def test_the_shared_redis_of_the_trail_is_fit_for_it(house: House) -> None:

@@ -670,7 +670,7 @@ function idle() {
   // Whatever the page asks of the server keeps the session too.
   if (window.PerformanceObserver) {
     new PerformanceObserver((list) => {
-      if (list.getEntries().some((entry) => entry.initiatorType === "fetch" && entry.name.startsWith(location.origin) && !entry.name.includes("/static/"))) touch();
+      if (list.getEntries().some((entry) => entry.initiatorType === "fetch" && entry.name.startsWith(location.origin) && !entry.name.includes("/static/") && !entry.name.endsWith("/now.json"))) touch();
     }).observe({ type: "resource" });
   }
   dialog.addEventListener("close", () => { if (rest() <= warning && rest() > 0) stay(); });
@@ -682,3 +682,45 @@ function idle() {
 }
 
 idle();
+
+/* A page that says how something stands, and asks now and then while somebody can see it ---------------------------------- */
+
+/** Asking keeps no session open: the server and the clock of an unattended page leave it out. */
+function standing() {
+  const page = $("[data-now]");
+  if (!page) return;
+  const bar = $("[data-now-check]");
+  let shown = bar && !bar.hidden;
+  const tell = (place, text) => { if (place && place.textContent !== text) place.textContent = text; };
+  const ask = async () => {
+    if (document.visibilityState !== "visible") return;
+    let now;
+    try {
+      const answer = await fetch(page.dataset.now, { credentials: "same-origin", redirect: "error", cache: "no-store", headers: { Accept: "application/json" } });
+      if (!answer.ok) return;
+      now = await answer.json();
+    } catch { return; }
+    for (const [name, text] of Object.entries(now.told)) tell($(`[data-now-of="${name}"]`), text);
+    const alarm = $("[data-now-alarm]");
+    alarm.hidden = !now.alarm;
+    tell($("[data-now-alarm-text]"), now.alarm);
+    const well = $("[data-now-well]");
+    if (well) well.hidden = Boolean(now.alarm);
+    if (!bar) return;
+    if (now.check) {
+      tell($("[data-now-what]", bar), now.check.what);
+      tell($("[data-now-text]", bar), now.check.text);
+      const meter = $("progress", bar);
+      if (now.check.total) { meter.max = now.check.total; meter.value = now.check.done; } else meter.removeAttribute("value");
+      bar.hidden = false;
+      shown = true;
+    } else if (shown) {
+      location.replace(`${location.pathname}#checks`);  // it is over: what it came to is on the page itself
+      location.reload();
+    }
+  };
+  setInterval(ask, 5000);
+  document.addEventListener("visibilitychange", ask);
+}
+
+standing();
