@@ -12,9 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,10 +20,12 @@ from urllib.parse import quote
 import psutil
 
 from tests.bench import imports, people
-from tests.bench.house import PROJECT, Crowd, House, Web, furnish, open_house, open_web, spent
+from tests.bench.house import PROJECT, Crowd, House, furnish, open_house, open_web, spent
+from tests.bench.rounds import Progress, measured, percentile, scenes, warmed
+from tests.bench.trail import Trail
 
 CROWDS = (1, 8, 32)
-PARTS = ("cost", "recording", "drain", "statements", "shares", "cache", "growth", "import")
+PARTS = ("cost", "recording", "drain", "statements", "shares", "cache", "growth", "import", "trail")
 TARGETS = {
     "REST: open one patient": 4.0,
     "REST: search, 25 rows": 6.0,
@@ -33,86 +33,6 @@ TARGETS = {
     "Chart page": 20.0,
 }
 """CPU milliseconds of web, database and cache together, at most."""
-
-
-@dataclass
-class Progress:
-    """A bar on standard error."""
-
-    total: int
-    done: int = 0
-    begun: float = field(default_factory=time.monotonic)
-
-    def step(self, what: str) -> None:
-        """One more step begins."""
-        share = min(self.done / self.total, 1.0)
-        self.done += 1
-        if sys.stderr.isatty():
-            filled = round(share * 30)
-            sys.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {share:4.0%} {what:<48.48}")
-            sys.stderr.flush()
-
-    def end(self) -> None:
-        """Nothing more to come."""
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{' ' * 90}\r")
-        sys.stderr.write(f"measured in {time.monotonic() - self.begun:.0f} s\n")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One kind of request, and the addresses it goes to in turn."""
-
-    name: str
-    paths: list[str]
-    rest: bool
-
-
-def scenes(house: House, count: int) -> list[Scene]:
-    """What is asked for."""
-    with house.connect("wardbook") as database:
-        keys = [row[0] for row in database.execute("SELECT id FROM patient ORDER BY id LIMIT 20000").fetchall()]
-    found = [quote(name) for name in people.surnames(40)]
-    mixed = [quote(text) for text in people.questions(1000, count, 11)]
-    return [
-        Scene("REST: open one patient", [f"/api/v1/patient/{key}" for key in keys[:: max(len(keys) // 3000, 1)]], True),
-        Scene("REST: search, 25 rows", [f"/api/v1/patient/search?text={text}" for text in found], True),
-        Scene("REST: search, mixed", [f"/api/v1/patient/search?text={text}" for text in mixed], True),
-        Scene("List page", [f"/patients/all/list/?page_PatientList={page}" for page in range(40)], False),
-        Scene("Chart page", [f"/patients/{keys[0]}/"], False),
-        Scene("Chart page, 500 values", [f"/patients/{keys[0]}/?tab=observations"], False),
-    ]
-
-
-def measured(crowd: Crowd, web: Web, scene: Scene, *, clients: int, seconds: float) -> dict[str, Any]:
-    """One round: CPU of every floor, and the latencies. A round in which a worker was replaced is asked again."""
-    while True:
-        web.sign_in()
-        who, before = {worker.pid for worker in web.workers()}, web.cpu()
-        answer = crowd.ask(web, scene.paths, rest=scene.rest, clients=clients, seconds=seconds)
-        after = web.cpu()
-        if {worker.pid for worker in web.workers()} == who:
-            break
-    count = len(answer["latencies"])
-    cpu = {floor: (after[floor] - before[floor]) / count * 1000 for floor in after}
-    return {
-        "cpu": cpu,
-        "total": sum(cpu.values()),
-        "rate": count / answer["elapsed"],
-        "latencies": answer["latencies"],
-    }
-
-
-def percentile(values: list[float], share: float) -> float:
-    """In milliseconds."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000
-
-
-def warmed(crowd: Crowd, web: Web, all_scenes: list[Scene]) -> None:
-    """Every worker has seen every kind of request before anything counts."""
-    for scene in all_scenes:
-        crowd.ask(web, (scene.paths * 60)[:240], rest=scene.rest, clients=8)
 
 
 class Bench:
@@ -170,7 +90,8 @@ class Bench:
         """The same requests with the trail, and with one that writes nothing."""
         chosen = [scene for scene in scenes(self.house, self.options.patients) if scene.name in TARGETS]
         found: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-        with open_web(self.house, "wardbook") as real, open_web(self.house, "wardbook", recorded=False) as mute:
+        without = ("-m", "tests.bench.instead", "nothing")
+        with open_web(self.house, "wardbook") as real, open_web(self.house, "wardbook", start=without) as mute:
             for web in (real, mute):
                 warmed(self.crowd, web, chosen)
             for turn in range(self.rounds):
@@ -196,12 +117,10 @@ class Bench:
         """What it costs to move the recorded lines into PostgreSQL afterwards."""
         self.progress.step("draining the trail")
         script = (
-            "import os, pathlib\n"
-            "from app import guard, trail\n"
-            "guard.connect(os.environ['DATABASE_URL'])\n"
-            "trail.connect(os.environ['TRAIL_REDIS_URL'], pathlib.Path(os.environ['WARDBOOK_HOME']) / 'spool')\n"
+            "import time\n"
+            "import run\n"
+            "run.open_house(run.read_settings())\n"
             "from jobs import trail as jobs\n"
-            "import time, resource\n"
             "begun = time.perf_counter(); start = time.process_time()\n"
             "getattr(jobs.drain, '__wrapped__', jobs.drain)()\n"
             "print(time.perf_counter() - begun, time.process_time() - start)\n"
@@ -375,6 +294,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few minutes, small numbers: to see that it works")
     parser.add_argument("--patients", type=int, help="patients in the hospital (100,000; 5,000 with --quick)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (5)")
+    parser.add_argument("--lines", type=int, help="lines in the trail (5,000,000; 100,000 with --quick)")
     parser.add_argument("--only", help=f"parts, by comma: {', '.join(PARTS)}")
     options = parser.parse_args()
     options.patients = options.patients or (5_000 if options.quick else 100_000)
@@ -385,20 +305,35 @@ def main() -> int:
         "recording": rounds * 8 + 1,
         "growth": 8 if options.quick else 28,
         "import": 3,
+        "trail": 190 if options.quick else 80 + 80 * max(rounds, 5),
     }
     progress = Progress(1 + sum(steps.get(part, 1) for part in wanted))
     where = machine()
-    with throw_away() as home, open_house(home) as house, contextlib.closing(Crowd()) as crowd:
-        progress.step(f"writing {options.patients:,} patients")
-        furnish(house, options.patients, "wardbook")
-        bench = Bench(house, crowd, options, progress)
-        bench.say(f"{options.patients:,} patients, 2 web processes of 16 threads, {rounds} rounds.", f"{where}.")
-        for part in PARTS:
-            if part in wanted:
-                (bench.take_in if part == "import" else getattr(bench, part))()
+    report = [f"{options.patients:,} patients, 2 web processes of 16 threads, {rounds} rounds.", f"{where}."]
+    missed: list[str] = []
+    with contextlib.closing(Crowd()) as crowd:
+        if set(wanted) - {"trail"}:
+            with throw_away() as home, open_house(home) as house:
+                progress.step(f"writing {options.patients:,} patients")
+                furnish(house, options.patients, "wardbook")
+                bench = Bench(house, crowd, options, progress)
+                for part in PARTS[:-1]:
+                    if part in wanted:
+                        (bench.take_in if part == "import" else getattr(bench, part))()
+                report, missed = [*report, *bench.report], bench.missed
+        if "trail" in wanted:
+            with throw_away() as home:
+                trail = Trail(home, crowd, options, progress)
+                try:
+                    trail.measure()
+                finally:
+                    report += trail.report
+                    if sys.exc_info()[0]:  # what was measured until then is worth its hour all the same
+                        sys.stdout.write("\n".join([*report, ""]))
+                missed += [f"{each.what}, {each.disk}: {each.measured}" for each in trail.targets if not each.reached]
     progress.end()
-    verdict = "Missed: " + "; ".join(bench.missed) + "." if bench.missed else "Every target is met."
-    sys.stdout.write("\n".join([*bench.report, "", verdict, ""]))
+    verdict = "Missed: " + "; ".join(missed) + "." if missed else "Every target is met."
+    sys.stdout.write("\n".join([*report, "", verdict, ""]))
     return 0
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -23,9 +23,10 @@ import psycopg
 from app import guard, trail
 from app.actor import service
 from app.services import accounts, organization
-from models.migrations import migrate
+from models.migrations import grant, migrate
+from ops import servers as servers_module
 from ops.processes import Process
-from ops.servers import Servers, free_port, started
+from ops.servers import Server, Servers, free_port, started
 from tests.bench import people
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -38,18 +39,39 @@ class House:
 
     home: Path
     servers: Servers
-    postmaster: int
-    caches: list[int]
+    members: list[Server]
+    """PostgreSQL, the queue's Valkey, the trail's Valkey."""
+
+    @property
+    def postmaster(self) -> int:
+        """The number of PostgreSQL's first process."""
+        return self._pid(self.members[0])
+
+    @property
+    def caches(self) -> list[int]:
+        """The numbers of both Valkeys."""
+        return [self._pid(member) for member in self.members[1:]]
+
+    @staticmethod
+    def _pid(member: Server) -> int:
+        assert member.process is not None
+        assert member.process.pid is not None
+        return member.process.pid
 
     def url(self, database: str) -> str:
-        """The address of one database of this PostgreSQL."""
+        """The address of one database of this PostgreSQL, as the application signs in."""
         return self.servers.database_url.rsplit("/", 1)[0] + f"/{database}"
+
+    def owner_url(self, database: str) -> str:
+        """The same as the owner, who may make tables and switch triggers off."""
+        return self.servers.owner_url.rsplit("/", 1)[0] + f"/{database}"
 
     def environment(self, database: str) -> dict[str, str]:
         """What a process of ours over that database is told."""
         return {
             **os.environ,
             "DATABASE_URL": self.url(database),
+            "WARDBOOK_OWNER_URL": self.owner_url(database),
             "REDIS_URL": self.servers.redis_url,
             "TRAIL_REDIS_URL": self.servers.trail_redis_url,
             "WARDBOOK_HOME": str(self.home),
@@ -58,26 +80,30 @@ class House:
         }
 
     def connect(self, database: str) -> psycopg.Connection[Any]:
-        """A plain connection beside the gate."""
-        return psycopg.connect(self.url(database).replace("+psycopg", ""))
+        """A plain connection beside the gate, as the owner."""
+        return psycopg.connect(self.owner_url(database).replace("+psycopg", ""))
 
 
 @contextlib.contextmanager
-def open_house(home: Path) -> Iterator[House]:
-    """PostgreSQL and both Valkeys, syncing as in production."""
-    with started(home, durable=True) as (servers, members):
-        pids = [member.process.pid for member in members if member.process]
-        assert all(pids)
-        yield House(home, servers, pids[0] or 0, [pid or 0 for pid in pids[1:]])
+def open_house(home: Path, preload: Path | None = None) -> Iterator[House]:
+    """PostgreSQL and both Valkeys, syncing as in production, with a library loaded before theirs where one is given."""
+    if preload is not None:
+        servers_module._ENVIRONMENT["LD_PRELOAD"] = str(preload)
+    try:
+        with started(home, durable=True) as (servers, members):
+            yield House(home, servers, members)
+    finally:
+        servers_module._ENVIRONMENT.pop("LD_PRELOAD", None)
 
 
 def furnish(house: House, count: int, name: str) -> None:
     """A database with the schema, two branches, a doctor, and `count` patients."""
-    with psycopg.connect(house.url("postgres").replace("+psycopg", ""), autocommit=True) as server:
+    with psycopg.connect(house.owner_url("postgres").replace("+psycopg", ""), autocommit=True) as server:
         if not server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
             server.execute(f'CREATE DATABASE "{name}"')
     url = house.url(name)
-    migrate(url)
+    migrate(house.owner_url(name))
+    grant(house.owner_url(name), url)
     guard.connect(url)
     trail.connect(house.servers.trail_redis_url, house.home / "spool")
     accounts.seed()
@@ -110,7 +136,7 @@ def furnish(house: House, count: int, name: str) -> None:
     guard.engine().dispose()
     with house.connect(name) as database:
         people.fill(database, count, places)
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as database:
+    with psycopg.connect(house.owner_url(name).replace("+psycopg", ""), autocommit=True) as database:
         database.execute("VACUUM ANALYZE")
         database.execute("CHECKPOINT")
 
@@ -182,14 +208,15 @@ def spent(processes: Iterable[psutil.Process]) -> float:
 
 
 @contextlib.contextmanager
-def open_web(house: House, database: str, *, workers: int = 2, recorded: bool = True) -> Iterator[Web]:
-    """The web server, started as `run.py serve` starts it; unrecorded only here, by a start of the bench's own."""
+def open_web(
+    house: House, database: str, *, workers: int = 2, start: Sequence[str] = ("run.py", "serve"), **settings: str
+) -> Iterator[Web]:
+    """The web server, started as `run.py serve` starts it unless by a start of the bench's own."""
     port = free_port()
-    environment = {**house.environment(database), "WARDBOOK_WORKERS": str(workers), "PORT": str(port)}
-    serve = ["run.py", "serve"] if recorded else ["-m", "tests.bench.unrecorded"]
+    environment = {**house.environment(database), "WARDBOOK_WORKERS": str(workers), "PORT": str(port), **settings}
     process = Process(
         name=f"web-{port}",
-        command=[sys.executable, *serve],
+        command=[sys.executable, *start],
         log=house.home / "log" / f"web-{port}.log",
         environment=environment,
         directory=str(PROJECT),
@@ -223,9 +250,16 @@ class Crowd:
         )
 
     def ask(
-        self, web: Web, paths: list[str], *, rest: bool, clients: int = 1, seconds: float | None = None
+        self,
+        web: Web,
+        paths: list[str],
+        *,
+        rest: bool,
+        clients: int = 1,
+        seconds: float | None = None,
+        rate: float | None = None,
     ) -> dict[str, Any]:
-        """Ask, for some seconds or each path once; what came of it."""
+        """Ask, for some seconds or each path once, at most `rate` times a second together; what came of it."""
         job = {
             "host": "127.0.0.1",
             "port": web.port,
@@ -233,6 +267,7 @@ class Crowd:
             "paths": paths,
             "clients": clients,
             "seconds": seconds,
+            "rate": rate,
         }
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -1,6 +1,7 @@
-"""The people at the other end: so many at a time, each asking as soon as it is answered. Runs in a process of its own.
+"""The people at the other end: so many at a time, each asking as soon as it is answered, or so many times a second.
 
-Reads one JSON job a line and answers one JSON line: {"host", "port", "headers", "paths", "clients", "seconds"} ->
+Runs in a process of its own. Reads one JSON job a line and answers one JSON line: {"host", "port", "headers", "paths",
+"clients", "seconds", "rate" (questions a second of all together; none: as fast as they are answered)} ->
 {"latencies" (s), "elapsed", "wrong" (answers that were not 200), "sample"}.
 """
 
@@ -67,11 +68,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     until = start + job["seconds"] if job.get("seconds") else None
     paths: list[str] = job["paths"]
+    pause = job["clients"] / job["rate"] if job.get("rate") else 0.0
 
     def work(nth: int) -> None:
         client = Client(job["host"], job["port"], job["headers"])
         mine = paths[nth :: job["clients"]] if until is None else paths
         at = nth * 131
+        due = start + pause * nth / job["clients"]
         for turn in range(10**9):
             if until is None:
                 if turn == len(mine):
@@ -81,6 +84,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
                 if time.perf_counter() >= until:
                     return
                 path = mine[(at + turn) % len(mine)]
+            if pause:
+                time.sleep(max(due - time.perf_counter(), 0.0))
+                due += pause
             begun = time.perf_counter()
             status, body = client.ask(path)
             latencies.append(time.perf_counter() - begun)
