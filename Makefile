@@ -35,7 +35,7 @@ bench: dev-packages  ## Measure it (ARGS="--help" for what)
 	@$(VENV) -m tests.bench $(ARGS)
 
 lock: dev-packages  ## Pin the newest allowed versions anew, with hashes
-	@set -e; for name in requirements requirements-dev; do \
+	@set -e; for name in requirements requirements-dev requirements-node; do \
 		$(VENV) -m uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 \
 			--no-emit-index-url --custom-compile-command "make lock" -o $$name.txt $$name.in; done
 

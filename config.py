@@ -2,8 +2,10 @@
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -49,7 +51,10 @@ class Settings:
     port: int = _setting("PORT", 8080, "Port the web server listens on")
     public_url: str = _setting("WARDBOOK_URL", "", "Address people type, for links and QR codes; empty: host and port")
     workers: int = _setting("WARDBOOK_WORKERS", 2, "Web processes")
-    threads: int = _setting("WARDBOOK_THREADS", 16, "Threads of one web process; an open socket keeps one")
+    threads: int = _setting("WARDBOOK_THREADS", 16, "Requests one web process answers at once")
+    sockets: int = _setting(
+        "WARDBOOK_SOCKETS", 200, "Open pages one web process keeps up to date; each takes a thread besides those"
+    )
     trusted_proxies: int = _setting(
         "WARDBOOK_TRUSTED_PROXIES", 0, "Proxies of ours in front, whose X-Forwarded headers are believed"
     )
@@ -85,6 +90,22 @@ class Settings:
     oidc_client_secret: str = _setting("WARDBOOK_OIDC_CLIENT_SECRET", "", "What proves it to the provider", secret=True)
     oidc_name: str = _setting("WARDBOOK_OIDC_NAME", "the hospital's account", "What people call that account")
     default_language: str = _setting("WARDBOOK_LANGUAGE", "en", "Language of a visitor who has chosen none")
+    smtp: str = _setting(
+        "WARDBOOK_SMTP",
+        "",
+        "Takes e-mail to patients: smtp://user:password@host:587, or smtps://; empty: files in home/outbox",
+        secret=True,
+    )
+    mail_from: str = _setting(
+        "WARDBOOK_MAIL_FROM", "", 'Who patients\' e-mail is from, such as "Hospital Norte <visits@example.org>"'
+    )
+    sms_url: str = _setting(
+        "WARDBOOK_SMS_URL", "", "Gateway that takes SMS as JSON, by POST; empty: files in home/outbox"
+    )
+    sms_token: str = _setting("WARDBOOK_SMS_TOKEN", "", "Bearer token the gateway asks for", secret=True)
+    reminder_hours: str = _setting(
+        "WARDBOOK_REMINDER_HOURS", "48,2", "Hours before a visit at which its patient is reminded; 0 for never"
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -110,6 +131,7 @@ class Settings:
             ("port", 1, 65535),
             ("workers", 1, 64),
             ("threads", 1, 1024),
+            ("sockets", 1, 4096),
             ("trusted_proxies", 0, 8),
             ("idle_minutes", 1, 24 * 60),
             ("trail_months", 1, 1200),
@@ -124,6 +146,7 @@ class Settings:
                 raise ConfigurationError(f"WARDBOOK_URL is {url!r} and must begin with http:// or https://.")
             given["public_url"] = url.rstrip("/")
         _check_oidc(given)
+        _check_messages(given)
         settings = cls(**given)
         if not settings.public_url:
             shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "[::]") else settings.host  # noqa: S104
@@ -133,6 +156,11 @@ class Settings:
     @property
     def production(self) -> bool:
         return self.environment == "production"
+
+    @property
+    def reminders(self) -> tuple[int, ...]:
+        """The hours of `reminder_hours`; none for never."""
+        return tuple(sorted({int(text) for text in self.reminder_hours.split(",")} - {0}))
 
     def refusals(self) -> list[str]:
         """Why these settings may not go into production, one sentence each; a demo may run with all of them."""
@@ -229,6 +257,24 @@ def _check_oidc(given: dict[str, Any]) -> None:
     issuer = given.get("oidc_issuer", "https://")
     if not issuer.startswith(("http://", "https://")):
         raise ConfigurationError(f"WARDBOOK_OIDC_ISSUER is {issuer!r} and must begin with https://.")
+
+
+def _check_messages(given: dict[str, Any]) -> None:
+    """Raises ConfigurationError where messages to patients could not be sent, or would cross a network in the open."""
+    smtp = urlsplit(given.get("smtp", ""))
+    if "smtp" in given and (smtp.scheme not in ("smtp", "smtps") or not smtp.hostname):
+        raise ConfigurationError("WARDBOOK_SMTP must look like smtp://user:password@host:587 or smtps://host:465.")
+    address = parseaddr(given.get("mail_from", ""))[1]
+    if "mail_from" in given and not re.fullmatch(r"[^@\s]+@[^@\s]+", address):
+        raise ConfigurationError('WARDBOOK_MAIL_FROM must look like "Hospital Norte <visits@example.org>".')
+    if "smtp" in given and "mail_from" not in given:
+        raise ConfigurationError("WARDBOOK_SMTP is set, so WARDBOOK_MAIL_FROM must be set as well.")
+    url = given.get("sms_url", "https://")
+    if not url.startswith(("http://", "https://")) or not _private(url):
+        raise ConfigurationError("WARDBOOK_SMS_URL must begin with https://: patients' numbers are sent there.")
+    hours = given.get("reminder_hours", "0").replace(" ", "").split(",")
+    if not all(text.isascii() and text.isdigit() and int(text) <= 24 * 28 for text in hours) or len(hours) > 5:
+        raise ConfigurationError("WARDBOOK_REMINDER_HOURS must be up to five numbers of hours such as 48,2.")
 
 
 def _postgres_url(url: str, variable: str) -> str:

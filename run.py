@@ -10,11 +10,13 @@ import contextlib
 import dataclasses
 import errno
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if find_spec("psycopg") is None:
     sys.exit("The packages are not installed here: use `make run`, or .venv/bin/python run.py.")
@@ -169,7 +171,8 @@ def serve(settings: Settings, _: argparse.Namespace) -> int:
         "bind": f"{bind}:{settings.port}",
         "worker_class": "gthread",
         "workers": settings.workers,
-        "threads": settings.threads,
+        "threads": settings.threads + settings.sockets,  # views/sockets.py keeps the one from eating up the other
+        "worker_connections": 2 * (settings.threads + settings.sockets) + 1000,
         "timeout": 120,
         "graceful_timeout": 8,
         "keepalive": 5,
@@ -179,6 +182,7 @@ def serve(settings: Settings, _: argparse.Namespace) -> int:
         "control_socket_disable": True,
         "loglevel": settings.log_level.lower(),
         "proc_name": "wardbook",
+        "post_worker_init": let_go_in_time,
     }
 
     class Web(BaseApplication):  # type: ignore[misc]
@@ -193,6 +197,17 @@ def serve(settings: Settings, _: argparse.Namespace) -> int:
 
     Web().run()
     return 0
+
+
+def let_go_in_time(worker: Any) -> None:
+    """Close a web process's sockets as soon as it is to end: each keeps a thread, and it would wait for all of them."""
+
+    def watch() -> None:
+        while worker.alive and worker.ppid == os.getppid():
+            time.sleep(0.2)
+        worker.wsgi.extensions["live"].close()
+
+    threading.Thread(target=watch, name="let-go-in-time", daemon=True).start()
 
 
 def worker(settings: Settings, _: argparse.Namespace) -> int:
@@ -409,6 +424,7 @@ def open_house(settings: Settings) -> None:
     """Connect the database and the trail for a process that works with records outside the web server."""
     from app import guard, trail, tree
     from app.logs import speak
+    from app.services import invitations, messages
 
     os.environ.update(settings.to_environment())
     speak(settings.log_level)
@@ -417,6 +433,9 @@ def open_house(settings: Settings) -> None:
         tree.connect(settings.trail_key, settings.trail_witness)
     except (ValueError, OSError) as error:
         raise CannotStart(f"The key or the witness of the trail cannot be used: {error}.") from error
+    invitations.connect(settings.public_url, settings.secret_key, settings.mail_from)
+    mail, sms = messages.carriers(settings.smtp, settings.sms_url, settings.sms_token, settings.home / "outbox")
+    messages.connect(mail, sms, settings.reminders)
     if weaknesses := trail.connect(settings.trail_redis_url, settings.spool_directory).weaknesses():
         raise CannotStart(f"The trail's Redis could lose what it has acknowledged: {'; '.join(weaknesses)}.")
 

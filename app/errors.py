@@ -94,6 +94,19 @@ class NotFound(Refusal):
     sentence = "There is no such record, or it is not open to you."
 
 
+class LinkUnknown(NotFound):
+    """A link that nobody was sent, or that was changed on the way."""
+
+    sentence = "This link is not one of ours. Please use the one in your newest message, or call us."
+
+
+class LinkOver(Refusal):
+    """A link that was good once; why it is not any more is told to nobody."""
+
+    status = 410
+    sentence = "This link is no longer good. Please use the one in your newest message, or call us."
+
+
 class Ungated(Refusal):
     """A statement the gate cannot vouch for: raw text, loose columns, a bulk write. Always a fault of ours."""
 
@@ -158,6 +171,51 @@ class PossibleDuplicate(Refusal):
     sentence = "There are patients very like this one. Please look before registering a second record."
 
 
+class SlotTaken(Refusal):
+    """The doctor, the room, a piece of equipment or the patient is not free at that time."""
+
+    status = 409
+    sentence = "That time is taken."
+
+
+class OutsideHours(Refusal):
+    """The doctor does not work then, or the time has passed; a role may be given to book it all the same."""
+
+    sentence = "The doctor does not work at that time."
+
+
+class NotAtBranch(Refusal):
+    """The doctor has no hours at this branch and does not belong to it."""
+
+    sentence = "This doctor does not work at this branch."
+
+
+class IllegalTransition(Refusal):
+    """A visit cannot go from the state it is in to the one asked for."""
+
+    status = 409
+    sentence = "This visit has moved on in the meantime. Look at it again."
+
+
+class OfferOver(Refusal):
+    """An offered time was taken by somebody else, or is not held any longer."""
+
+    status = 409
+    sentence = "This time is not on offer any more: somebody else was quicker, or it ran out."
+
+
+class KeyReused(Refusal):
+    """An Idempotency-Key was sent again with another request."""
+
+    sentence = "This Idempotency-Key was used for another request already."
+
+
+class RequestRepeated(Conflict):
+    """The same request, by its Idempotency-Key, is being worked on."""
+
+    sentence = "This request is being worked on already. Ask again in a moment."
+
+
 class TooLarge(Refusal):
     """More was sent than is taken at once."""
 
@@ -192,6 +250,30 @@ CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
     "practitioner_user_id_key": (Conflict, "This account belongs to another person already.", "user"),
     "practitioner_user_has_home": (Invalid, "Somebody who signs in needs a home branch.", "home_branch"),
     "encounter_ends_after_start": (Invalid, "A visit cannot end before it starts.", "ended_at"),
+    "booking_no_overlap": (SlotTaken, SlotTaken.sentence, "start"),
+    "appointment_request_once": (RequestRepeated, RequestRepeated.sentence, None),
+    "appointment_is_final": (IllegalTransition, IllegalTransition.sentence, None),
+    "appointment_moved_from_id_key": (IllegalTransition, IllegalTransition.sentence, None),
+    "appointment_ends_after_start": (Invalid, "A visit ends after it begins.", "end"),
+    "appointment_not_too_long": (Invalid, "A visit lasts 12 hours at most.", "end"),
+    "appointment_room_of_branch": (Invalid, "This room belongs to another branch.", "room"),
+    "appointment_equipment_of_branch": (Invalid, "This equipment belongs to another branch.", "equipment"),
+    "appointment_texts": (Invalid, "Please say it in 500 letters or fewer.", "reason"),
+    "visit_type_name_key": (Conflict, "There is a kind of visit of that name already.", "name"),
+    "visit_type_name_length": (Invalid, "A name has 1 to 80 letters.", "name"),
+    "visit_type_minutes": (Invalid, "A visit lasts 5 minutes to 12 hours.", "minutes"),
+    "visit_type_buffers": (Invalid, "At most two hours can be kept free.", "buffer_after"),
+    "equipment_branch_id_name_key": (Conflict, "This branch has equipment of that name already.", "name"),
+    "equipment_name_length": (Invalid, "A name has 1 to 80 letters.", "name"),
+    "working_hours_not_empty": (Invalid, "Working hours end at another time than they begin.", "ends"),
+    "working_hours_valid": (Invalid, "The last day cannot lie before the first.", "valid_until"),
+    "schedule_exception_ends_after_start": (Invalid, "It has to end after it begins.", "ends_at"),
+    "schedule_exception_whose": (
+        Invalid,
+        "Leave is somebody's, a holiday is a branch's, and an extra session is somebody's at a branch.",
+        "kind",
+    ),
+    "waitlist_entry_days": (Invalid, "The last day cannot lie before the first.", "latest_on"),
     "policy_roles_or_notes": (
         Separated,
         "Whoever configures roles must not see clinical notes, or nothing would be safe. Give one or the other.",

@@ -31,7 +31,27 @@ class TrailCheckAsked(Event):
     check_id: int
 
 
-KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (PatientRegistered, TrailCheckAsked)}
+@dataclass(frozen=True)
+class AppointmentChanged(Event):
+    """A visit was booked, moved, called off, or went on to another state; `version` tells one change from the next."""
+
+    appointment_id: int
+    branch_id: int
+    practitioner_id: int
+    patient_id: int
+    version: int
+
+
+@dataclass(frozen=True)
+class OfferMade(Event):
+    """A freed time was offered to those who wait, or is not any longer."""
+
+    offer_id: int
+
+
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (PatientRegistered, TrailCheckAsked, AppointmentChanged, OfferMade)
+}
 Listener = Callable[[Any], None]
 _listeners: dict[type[Event], list[Listener]] = {}
 
@@ -42,7 +62,10 @@ def emit(session: Session, event: Event) -> None:
 
 
 def on(kind: type[Event]) -> Callable[[Listener], Listener]:
-    """Register a listener for a kind of event. It may be called twice for one event and must not mind."""
+    """Register a listener for a kind of event. It may be called twice for one event and must not mind.
+
+    A job that listens is queued where it belongs, with the event's fields as a dictionary.
+    """
 
     def register(listener: Listener) -> Listener:
         _listeners.setdefault(kind, []).append(listener)

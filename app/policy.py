@@ -19,6 +19,7 @@ from models.base import now
 from models.clinical import Encounter
 from models.codes import PurposeOfUse, RowScope
 from models.patients import Patient
+from models.scheduling import BLOCKING, Appointment, WaitlistEntry
 
 if TYPE_CHECKING:
     from app.actor import Actor
@@ -71,22 +72,29 @@ def _no_further(_model: Any, _actor: Actor) -> None:
 
 
 def _own_branch(model: Any, actor: Actor) -> ColumnElement[bool]:
-    """Patients registered at a branch the actor works at, or seen there, and what belongs to them."""
+    """Patients registered at a branch the actor works at, seen there or expected there, and what belongs to them."""
     if model.patient_key is None:
         return model.branch_id.in_(actor.branch_ids) if hasattr(model, "branch_id") else false()
     # Asked patient by patient: a list of everybody the branch has seen grows with the years, and is made for each page.
     key, patient, visit = getattr(model, model.patient_key), Patient.__table__.alias(), Encounter.__table__.alias()
     seen = select(visit.c.id).where(visit.c.patient_id == key, visit.c.branch_id.in_(actor.branch_ids))
+    promised = Appointment.__table__.alias()
+    coming = select(promised.c.id).where(
+        promised.c.patient_id == key, promised.c.branch_id.in_(actor.branch_ids), promised.c.status.in_(BLOCKING)
+    )
     if model is Patient:
         registered: ColumnElement[bool] = model.registered_at_id.in_(actor.branch_ids)
     else:
         here = select(patient.c.id).where(patient.c.id == key, patient.c.registered_at_id.in_(actor.branch_ids))
         registered = here.correlate_except(patient).exists()
-    return or_(registered, seen.correlate_except(visit).exists())
+    parts = [registered, seen.correlate_except(visit).exists(), coming.correlate_except(promised).exists()]
+    if model in (Appointment, WaitlistEntry):
+        parts.append(model.branch_id.in_(actor.branch_ids))  # or nobody could call off what made the patient theirs
+    return or_(*parts)
 
 
 def _care_team(model: Any, actor: Actor) -> ColumnElement[bool]:
-    """Patients the actor has seen in the last 90 days, or has a visit open with, and what belongs to them."""
+    """Patients the actor saw in the last 90 days, has a visit open with or expects, and what belongs to them."""
     if model.patient_key is None or actor.practitioner_id is None:
         return false()
     visit = Encounter.__table__
@@ -94,7 +102,18 @@ def _care_team(model: Any, actor: Actor) -> ColumnElement[bool]:
         visit.c.practitioner_id == actor.practitioner_id,
         or_(visit.c.ended_at.is_(None), visit.c.ended_at > now() - timedelta(days=CARED_FOR_DAYS)),
     )
-    return getattr(model, model.patient_key).in_(cared_for.scalar_subquery())  # type: ignore[no-any-return]
+    promised = Appointment.__table__
+    expected = select(promised.c.patient_id).where(
+        promised.c.practitioner_id == actor.practitioner_id,
+        promised.c.status.in_(BLOCKING),
+        promised.c.end_at > now() - timedelta(days=CARED_FOR_DAYS),
+    )
+    key = getattr(model, model.patient_key)
+    parts = [key.in_(cared_for.scalar_subquery()), key.in_(expected.scalar_subquery())]
+    if model is Appointment:
+        since = now() - timedelta(days=CARED_FOR_DAYS)
+        parts.append(and_(model.practitioner_id == actor.practitioner_id, model.end_at > since))
+    return or_(*parts)
 
 
 def _own(model: Any, actor: Actor) -> ColumnElement[bool]:
@@ -178,7 +197,10 @@ def may(actions: str, rows: RowScope = RowScope.CHAIN, kinds: Iterable[str] = ()
     return Grant(frozenset(actions.split()), rows, frozenset(kinds), frozenset(masked))
 
 
-REFERENCE = ("Organization", "Branch", "Practitioner", "Room")
+REFERENCE = (
+    *("Organization", "Branch", "Practitioner", "Room"),
+    *("VisitType", "Equipment", "WorkingHours", "ScheduleException", "SlotOffer"),
+)
 """About the hospital and nobody's record: seeing them is not recorded, changing them is."""
 CLINICAL = (
     "Encounter",
@@ -199,6 +221,10 @@ RESOURCES = (
     "PatientLink",
     *CLINICAL,
     *NOTES,
+    "Appointment",
+    "WaitlistEntry",
+    "Communication",
+    "ScheduleOverride",
     "EmergencyAccess",
     "UnusualAccess",
     "AuditEvent",
@@ -208,6 +234,9 @@ RESOURCES = (
 )
 POSSIBLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(RESOURCES, ("read", "create", "update")),
+    **dict.fromkeys(("WorkingHours", "ScheduleException"), ACTIONS),
+    "Communication": ("read", "create", "update"),
+    "ScheduleOverride": ("create",),
     "UnusualAccess": ("read", "update"),
     "AuditEvent": ("read",),
     "Figure": ("read",),
@@ -225,6 +254,8 @@ MASKABLE: dict[str, tuple[str, ...]] = {
     "Patient": (*CONTACT, "marital_status", "languages", "other_names"),
     "PatientIdentifier": ("value",),
     "Encounter": ("reason", "type_display"),
+    "Appointment": ("reason",),
+    "WaitlistEntry": ("note",),
     "Procedure": ("reason",),
     "DiagnosticReport": NARRATIVE,
     "MedicationRequest": ("dosage_instruction",),
@@ -241,6 +272,15 @@ KINDS: dict[str, tuple[str, ...]] = {
 """The kinds a role may be limited to, by the resource's `kind_key`."""
 
 _reference = {name: may("read") for name in REFERENCE}
+_desk_work = {
+    "Appointment": may("read create update"),
+    "WaitlistEntry": may("read create update"),
+    "Communication": may("read"),
+    "SlotOffer": may("read create update"),
+    "ScheduleException": may("read create update delete"),
+    "Encounter": may("read create"),
+}
+"""What the desk does with visits: the encounter is opened by checking somebody in."""
 _index = {"Patient": may("read"), "PatientIdentifier": may("read")}
 _visits = {"Figure": may("read", kinds=["visits"])}
 _desk = {"Figure": may("read", kinds=["visits", "registrations", "unidentified"])}
@@ -249,7 +289,13 @@ _glass = {"EmergencyAccess": may("read create", rows=RowScope.OWN)}
 MATRIX: dict[str, dict[str, Grant]] = {
     Role.ADMIN: {
         **{name: may("read create update") for name in REFERENCE},
+        "WorkingHours": may("read create update delete"),
+        "ScheduleException": may("read create update delete"),
         **{name: may("read") for name in CLINICAL},
+        "Appointment": may("read create update"),
+        "WaitlistEntry": may("read"),
+        "Communication": may("read"),
+        "ScheduleOverride": may("create"),
         "DiagnosticReport": may("read", masked=NARRATIVE),
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
@@ -262,7 +308,9 @@ MATRIX: dict[str, dict[str, Grant]] = {
     },
     Role.DOCTOR: {
         **_reference,
+        **_desk_work,
         **{name: may("read create update") for name in CLINICAL},
+        "ScheduleOverride": may("create"),
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
         "ClinicalNote": may("read create update"),
@@ -275,7 +323,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_reference,
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
-        "Encounter": may("read"),
+        **_desk_work,
         "AllergyIntolerance": may("read create update"),
         "Observation": may("read create update", kinds=["vital-signs"]),
         "MedicationRequest": may("read"),
@@ -288,7 +336,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
         "PatientLink": may("read update"),
-        "Encounter": may("read", masked=["reason"]),
+        **_desk_work,
+        "Encounter": may("read create", masked=["reason"]),
         **_desk,
     },
     Role.LAB_TECHNICIAN: {
@@ -309,6 +358,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_reference,
         **_index,
         "Encounter": may("read"),
+        "Appointment": may("read", masked=["reason"]),
         **_visits,
     },
     Role.PRIVACY_OFFICER: {
@@ -324,6 +374,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "Patient": may("read", rows=RowScope.SELF),
         "PatientIdentifier": may("read", rows=RowScope.SELF),
         "Encounter": may("read", rows=RowScope.SELF),
+        "Appointment": may("read", rows=RowScope.SELF),
+        "WaitlistEntry": may("read", rows=RowScope.SELF),
         "AllergyIntolerance": may("read", rows=RowScope.SELF),
         "MedicationRequest": may("read", rows=RowScope.SELF),
         "Immunization": may("read", rows=RowScope.SELF),
@@ -335,8 +387,10 @@ SERVICES: dict[str, dict[str, Grant]] = {
     "demo": {
         name: may("read create update")
         for name in RESOURCES
-        if name not in ("AuditEvent", "ClinicalNote", "EmergencyAccess", "Figure", "Role", "UnusualAccess")
-    },
+        if name
+        not in ("AuditEvent", "ClinicalNote", "EmergencyAccess", "Figure", "Role", "ScheduleOverride", "UnusualAccess")
+    }
+    | {"ScheduleOverride": may("create")},
     "import": {
         **{name: may("read create update") for name in (*CLINICAL, "DocumentReference", "SourceResource")},
         **{
@@ -351,6 +405,21 @@ SERVICES: dict[str, dict[str, Grant]] = {
         "PatientLink": may("read create update"),
     },
     "sign-in": {"User": may("read update")},
+    "calendar": {**{name: may("read") for name in REFERENCE}, "Appointment": may("read")},
+    "reminders": {
+        **{name: may("read") for name in REFERENCE},
+        "Patient": may("read"),
+        "Appointment": may("read update"),
+        "WaitlistEntry": may("read"),
+        "Communication": may("read create update"),
+    },
+    "waitlist": {
+        **{name: may("read") for name in REFERENCE},
+        "Patient": may("read"),
+        "Appointment": may("read create update"),
+        "WaitlistEntry": may("read create update"),
+        "SlotOffer": may("read create update"),
+    },
     "emergencies": {**_index, "EmergencyAccess": may("read update")},
     "checks": {"AuditEvent": may("read")},
 }
@@ -372,7 +441,7 @@ UNSAID: dict[str, Grant] = {
 
 def scopes_of(resource: str) -> tuple[RowScope, ...]:
     """The row scopes that mean something for a resource."""
-    if resource in (*REFERENCE, "UnusualAccess", "User", "Role"):
+    if resource in (*REFERENCE, "ScheduleOverride", "UnusualAccess", "User", "Role"):
         return (RowScope.CHAIN,)
     if resource in ("AuditEvent", "Figure"):
         return (RowScope.CHAIN, RowScope.OWN_BRANCH)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from app import actor, guard
 from app.services import accounts, clinical, organization, patients
+from jobs import demo_visits
 from jobs.demo_charts import Chart, Hospital
 from jobs.demo_illness import DOCTORS
 from jobs.demo_people import CHAIN, DIALYSIS_UNIT, ROOMS, SITES, STAFF, Person, dice, everybody
@@ -79,15 +80,19 @@ def plant(
         today = hospital.moment.astimezone(ZoneInfo(SITES[0].time_zone)).date()
         people = everybody(seed, patients, today)
         visits = entries = 0
+        everyone: list[tuple[Person, Patient]] = []
         with tqdm(total=len(people), desc="  Demo hospital", unit=" patients", file=sys.stderr, disable=None) as bar:
             for first, last in pairwise([*range(0, len(people), BATCH), len(people)]):
+                admitted = [(person, admit(session, person, hospital)) for person in people[first:last]]
+                everyone += admitted
                 charts = [
-                    Chart(person, admit(session, person, hospital), hospital, dice(seed, "chart", first + place))
-                    for place, person in enumerate(people[first:last])
+                    Chart(person, patient, hospital, dice(seed, "chart", first + place))
+                    for place, (person, patient) in enumerate(admitted)
                 ]
                 written = write(session, charts)
                 visits, entries = visits + written[0], entries + written[1]
                 bar.update(len(charts))
+        visits += demo_visits.fill(session, hospital, everyone, seed)
     planted = Planted(len(SITES), len(STAFF), len(people), visits, entries, time.monotonic() - begun)
     say(f"  {planted}")
     return planted

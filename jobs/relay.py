@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import redis
@@ -10,16 +11,27 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import events, guard
-from jobs.base import connection, every, job, named
+from jobs.base import Job, connection, every, job, named
 from models.audit import EventOutbox
 
 log = structlog.get_logger(__name__)
 
 BATCH = 500
+ATTENDED, PAUSE = 1.5, 0.1
+"""Seconds one run looks out for events, and between two looks: a page that is open shows them within a second."""
 
 
 @every(seconds=1)
-@job(queue="events", retry=None)
+@job(queue="relay", retry=None)
+def attend() -> None:
+    """Relay again and again for a while; the next run waits already, so that somebody always looks."""
+    until = time.monotonic() + ATTENDED
+    while time.monotonic() < until:
+        relay()
+        time.sleep(PAUSE)
+
+
+@job(queue="relay", retry=None)
 def relay() -> None:
     """Hand over everything there is. Whatever fails stays in the outbox until the next run."""
     try:
@@ -48,7 +60,10 @@ def hand_over() -> int:
         with connection().pipeline() as pipeline:
             for event in found:
                 for listener in events.listeners(event.name)[1]:
-                    deliver.put((named(listener), event.name, event.payload), pipeline=pipeline)
+                    if isinstance(listener, Job):  # it has a queue of its own
+                        listener.put((event.payload,), pipeline=pipeline)
+                    else:
+                        deliver.put((named(listener), event.name, event.payload), pipeline=pipeline)
             pipeline.execute()
         database.execute(delete(EventOutbox).where(EventOutbox.id.in_([event.id for event in found])))
     return len(found)
@@ -61,4 +76,4 @@ def deliver(listener: str, name: str, payload: dict[str, Any]) -> None:
     {named(known): known for known in listeners}[listener](kind(**payload))
 
 
-__all__ = ["relay"]
+__all__ = ["attend", "relay"]

@@ -1,5 +1,16 @@
 """WHAT IS TRUE: tables, constraints, and the rules about one row. Imports nothing of ours."""
 
-from models import access, audit, clinical, figures, imports, lab, organization, patients, prescriptions
+from models import access, audit, clinical, figures, imports, lab, organization, patients, prescriptions, scheduling
 
-__all__ = ["access", "audit", "clinical", "figures", "imports", "lab", "organization", "patients", "prescriptions"]
+__all__ = [
+    "access",
+    "audit",
+    "clinical",
+    "figures",
+    "imports",
+    "lab",
+    "organization",
+    "patients",
+    "prescriptions",
+    "scheduling",
+]

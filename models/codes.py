@@ -221,6 +221,65 @@ class Finding(StrEnum):
     UNJUSTIFIED = "unjustified"
 
 
+class AppointmentStatus(StrEnum):
+    """http://hl7.org/fhir/appointmentstatus (R4)"""
+
+    PROPOSED = "proposed"
+    PENDING = "pending"
+    BOOKED = "booked"
+    ARRIVED = "arrived"
+    CHECKED_IN = "checked-in"
+    FULFILLED = "fulfilled"
+    CANCELLED = "cancelled"
+    NOSHOW = "noshow"
+    ENTERED_IN_ERROR = "entered-in-error"
+    WAITLIST = "waitlist"
+
+
+class CancelationReason(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/appointment-cancellation-reason, the reasons we offer."""
+
+    PATIENT = "pat"
+    PATIENT_REMINDER = "pat-crs"
+    PATIENT_PORTAL = "pat-cpp"
+    PATIENT_BETTER = "pat-fb"
+    PATIENT_TRANSPORT = "pat-lt"
+    PATIENT_DECEASED = "pat-dec"
+    PRACTITIONER = "prov"
+    PRACTITIONER_AWAY = "prov-pers"
+    ROOM = "oth-room"
+    EQUIPMENT = "maint"
+    INTERPRETER = "oth-int"
+    WEATHER = "oth-weath"
+    ERROR = "oth-err"
+    OTHER = "other"
+
+
+class ScheduleChange(StrEnum):
+    """What sets a day apart from the weekly hours; ours."""
+
+    LEAVE = "leave"
+    HOLIDAY = "holiday"
+    EXTRA = "extra"
+
+
+class WaitlistStatus(StrEnum):
+    """Where somebody on the waiting list stands; ours."""
+
+    WAITING = "waiting"
+    BOOKED = "booked"
+    WITHDRAWN = "withdrawn"
+
+
+class OfferStatus(StrEnum):
+    """What became of a freed time that was offered; ours."""
+
+    OPEN = "open"
+    TAKEN = "taken"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
 class RowScope(StrEnum):
     """Which rows a role sees; ours."""
 

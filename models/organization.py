@@ -95,6 +95,7 @@ class Room(Record):
     __tablename__ = "room"
     __table_args__ = (
         UniqueConstraint("branch_id", "name"),
+        UniqueConstraint("id", "branch_id", name="room_of_branch"),
         CheckConstraint("length(name) BETWEEN 1 AND 80", name="room_name_length"),
         CheckConstraint("capacity > 0", name="room_capacity_positive"),
     )

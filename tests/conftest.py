@@ -207,6 +207,7 @@ class Settings:
     environment: str = "demo"
     debug: bool = False
     threads: int = 8
+    sockets: int = 8
     trusted_proxies: int = 0
     metrics_token: str = ""
     trail_key: Path = Path("/nowhere/trail.key")
@@ -221,6 +222,7 @@ class Settings:
     default_language: str = "en"
     log_level: str = "INFO"
     public_url: str = "http://localhost"
+    mail_from: str = ""
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 
@@ -26,9 +27,10 @@ from models.clinical import (
 )
 from models.imports import SourceResource
 from models.lab import DiagnosticReport
-from models.organization import Branch
+from models.organization import Branch, Room
 from models.patients import Patient, PatientLink
 from models.prescriptions import MedicationRequest
+from models.scheduling import Equipment, VisitType, WorkingHours
 
 PASSWORD = "correct horse battery"
 WHEN = datetime(2026, 3, 5, 9, 30, tzinfo=UTC)
@@ -264,6 +266,55 @@ def build() -> Hospital:
             session.flush()
             numbers["ClinicalNote"] = note.id
     return made
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What can be booked at a branch, by number."""
+
+    branch: int
+    clock: ZoneInfo
+    visit: int
+    """Half an hour, without a room."""
+    scan: int
+    """Half an hour in one of the rooms with the scanner, which is made ready for 5 minutes and cleaned for 10."""
+    rooms: list[int]
+    scanner: int
+    people: list[int]
+    """Each works here from 8 to 18 every day."""
+    patients: list[int]
+
+    def at(self, day: date, hour: int, minute: int = 0) -> datetime:
+        """A time by the clock of the branch."""
+        return datetime.combine(day, time(hour, minute), tzinfo=self.clock)
+
+
+def open_practice(hospital: Hospital, usernames: Iterable[str] = ("doctor", "nurse"), branch: int = 0) -> Practice:
+    """Have people work at a branch every day, with two kinds of visits, two rooms and a scanner."""
+    place, people = hospital.branches[branch], [hospital.staff[username] for username in usernames]
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        visit = VisitType(name=f"Visit {branch}", minutes=30, needs_room=False)
+        scan = VisitType(name=f"Scan {branch}", minutes=30, buffer_before=5, buffer_after=10, needs_room=True)
+        rooms = [Room(branch_id=place, name=f"Scan {number}") for number in (1, 2)]
+        scanner = Equipment(branch_id=place, name="Scanner")
+        session.add_all([visit, *rooms, scanner])
+        scan.equipment, scan.rooms = [scanner], rooms
+        session.add(scan)
+        for person in people:
+            for weekday in range(1, 8):
+                work(session, person, place, weekday, time(8), time(18))
+        session.flush()
+        clock = ZoneInfo(session.get_one(Branch, place).time_zone)
+        return Practice(
+            place, clock, visit.id, scan.id, [room.id for room in rooms], scanner.id, people, hospital.patients
+        )
+
+
+def work(session: Any, person: int, branch: int, weekday: int, starts: time, ends: time) -> None:
+    """Have somebody work at a branch on a day of the week (1 is Monday)."""
+    hours = WorkingHours(practitioner_id=person, branch_id=branch, weekday=weekday, starts=starts, ends=ends)
+    hours.valid_from = date(2020, 1, 1)
+    session.add(hours)
 
 
 @contextmanager

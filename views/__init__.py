@@ -17,7 +17,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app import guard, trail
 from app.logs import speak
 from app.services import credentials
-from views import errors, security, sessions, speech, viewing
+from app.services.invitations import connect as connect_links
+from views import errors, packages, security, sessions, sockets, speech, viewing
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,8 @@ class Settings(Protocol):
     def spool_directory(self) -> Path: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def sockets(self) -> int: ...
     @property
     def trusted_proxies(self) -> int: ...
     @property
@@ -71,6 +74,8 @@ class Settings(Protocol):
     def log_level(self) -> str: ...
     @property
     def public_url(self) -> str: ...
+    @property
+    def mail_from(self) -> str: ...
 
 
 def create_app(settings: Settings) -> Flask:
@@ -86,12 +91,14 @@ def create_app(settings: Settings) -> Flask:
 
     app = Flask("wardbook", static_folder=str(HERE / "static"), template_folder=str(HERE / "templates"))
     app.config.update(configuration(settings))
+    app.extensions["live"] = sockets.install(app, threads=settings.threads, most=settings.sockets)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
 
     app.session_interface = sessions.Sessions(app, app.config["SESSION_REDIS"])
     credentials.connect(settings.redis_url, settings.secret_key)
+    connect_links(settings.public_url, settings.secret_key, settings.mail_from)
     app.before_request(number_the_request)
     app.before_request(security.bind)
     app.before_request(viewing.only_look)
@@ -102,6 +109,7 @@ def create_app(settings: Settings) -> Flask:
         builder.init_app(app, guard.session)
         _register(builder)
     speech.install(app)
+    packages.install(app)
     app.teardown_request(security.unbind)
     app.context_processor(spoken)
     app.jinja_env.globals["static"] = static
@@ -117,6 +125,7 @@ def create_app(settings: Settings) -> Flask:
         referrer_policy="same-origin",
         content_security_policy={
             "default-src": "'self'",
+            "connect-src": "'self'",
             "script-src": "'self'",
             "style-src": "'self'",
             "img-src": ["'self'", "data:"],
@@ -189,9 +198,46 @@ def _home() -> Any:
 
 def _register(builder: AppBuilder) -> None:
     """Every screen and every resource of the API."""
-    from views import accounts, api, audit, emergencies, health, home, organization, patients, roles, watch
+    from views import (
+        accounts,
+        api,
+        appointments,
+        audit,
+        calendar,
+        desk,
+        emergencies,
+        health,
+        home,
+        invitations,
+        organization,
+        patients,
+        roles,
+        scheduling,
+        series,
+        waitlist,
+        watch,
+    )
 
-    for module in (health, home, accounts, patients, organization, audit, watch, emergencies, api, roles, viewing):
+    for module in (
+        health,
+        home,
+        accounts,
+        patients,
+        organization,
+        audit,
+        watch,
+        emergencies,
+        api,
+        appointments,
+        calendar,
+        invitations,
+        desk,
+        scheduling,
+        series,
+        waitlist,
+        roles,
+        viewing,
+    ):
         module.register(builder)
 
 

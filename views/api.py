@@ -276,8 +276,8 @@ PATIENT_SCHEMA: dict[str, Any] = {
 }
 
 
-def body_of() -> dict[str, Any]:
-    """The request's JSON object. Raises Invalid for anything else."""
+def body_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """The request's JSON object, of a shape. Raises Invalid for anything else, naming the field."""
     if not request.is_json:
         raise Invalid("Send JSON, with the content type application/json.")
     try:
@@ -287,9 +287,10 @@ def body_of() -> dict[str, Any]:
     if not isinstance(told, dict):
         raise Invalid("This is no JSON object.")
     try:
-        validate(told, PATIENT_SCHEMA)
+        validate(told, schema)
     except jsonschema.ValidationError as error:
-        field = str(error.path[0]) if error.path else None
+        missing = [name for name in schema.get("required", []) if name not in told]
+        field = str(error.path[0]) if error.path else next(iter(missing), None)
         raise Invalid("This does not have the shape the API describes.", field=field) from error
     return told
 
@@ -382,7 +383,7 @@ class PatientApi(RecordApi):
             422:
               $ref: '#/components/responses/422'
         """
-        body = body_of()
+        body = body_of(PATIENT_SCHEMA)
         told = told_of(body)
         try:
             with guard.unit_of_work() as session:
@@ -448,7 +449,7 @@ class PatientApi(RecordApi):
         """
         from app.services import clinical as charts
 
-        body = body_of()
+        body = body_of(PATIENT_SCHEMA)
         number = self.item(pk).id
         with guard.unit_of_work() as session:
             patient = charts.open_chart(session, number)

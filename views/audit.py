@@ -80,6 +80,8 @@ SUBTYPES = {
     "view-as began": lazy_gettext("Began to look as a role"),
     "view-as ended": lazy_gettext("Stopped looking as a role"),
     "view-as": lazy_gettext("Tried to look as a role"),
+    "make-feed": lazy_gettext("Made a calendar address"),
+    "end-feed": lazy_gettext("Ended a calendar address"),
 }
 SPOKEN = {
     "Patient": lazy_gettext("registration"),

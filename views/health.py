@@ -57,9 +57,15 @@ TOLD = (
 """What is told of the trail, by its name in app.services.audit.Standing."""
 
 
+UNSENT = text(
+    "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM communication"
+    " WHERE sent_at IS NULL AND failed_at IS NULL"
+)
+
+
 @health.get("/metrics")
 def metrics() -> Response:
-    """How the trail stands, for Prometheus; 403 from elsewhere without WARDBOOK_METRICS_TOKEN."""
+    """How the trail and the messages stand, for Prometheus; 403 from elsewhere without WARDBOOK_METRICS_TOKEN."""
     if not _told():
         return Response("The figures of this installation are not open to you.\n", 403, content_type="text/plain")
     registry = CollectorRegistry()
@@ -74,6 +80,10 @@ def metrics() -> Response:
     Gauge("wardbook_trail_drained_at_seconds", "When the drainer last ran", registry=registry).set(
         standing.drained_at.timestamp()
     )
+    with guard.engine().connect() as connection:
+        waiting, oldest = connection.execute(UNSENT).one()
+    Gauge("wardbook_messages_waiting", "Messages to patients that have not left yet", registry=registry).set(waiting)
+    Gauge("wardbook_messages_oldest_seconds", "Age of the oldest of them, in seconds", registry=registry).set(oldest)
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -211,7 +211,10 @@ def remember(patient_id: int) -> None:
 
 NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Today", "Home.index", "home", "", None),
+    ("Front desk", "Desk.today", "bell", "", ("update", "Appointment")),
     ("Patients", "Finder.find", "people", "", ("read", "Patient")),
+    ("Calendar", "Calendar.show", "calendar", "", ("read", "Appointment")),
+    ("Waiting list", "Waiting.list", "clock", "", ("update", "WaitlistEntry")),
     ("Possible duplicates", "Duplicates.list", "pair", "", ("update", "PatientLink")),
     ("Who saw what", "TrailView.list", "trail", "Privacy", ("read", "AuditEvent")),
     ("Emergency access", "Emergencies.list", "bell", "Privacy", ("update", "EmergencyAccess")),
@@ -220,6 +223,10 @@ NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Staff", "PractitionerView.list", "staff", "Hospital", ("update", "Practitioner")),
     ("Branches", "BranchView.list", "branch", "Hospital", ("update", "Branch")),
     ("Rooms", "RoomView.list", "room", "Hospital", ("update", "Room")),
+    ("Kinds of visits", "VisitTypeView.list", "visit", "Hospital", ("update", "VisitType")),
+    ("Equipment", "EquipmentView.list", "gear", "Hospital", ("update", "Equipment")),
+    ("Working hours", "Hours.list", "clock", "Hospital", ("update", "Appointment")),
+    ("Leave and holidays", "Exceptions.list", "calendar", "Hospital", ("update", "Appointment")),
     ("Organizations", "OrganizationView.list", "building", "Hospital", ("update", "Organization")),
     ("Accounts", "AccountView.list", "key", "Access", ("read", "User")),
     ("What roles may do", "RoleMatrix.open", "shield", "Access", ("read", "Role")),
@@ -273,7 +280,8 @@ def navigation(actor: Any) -> list[dict[str, Any]]:
     for text, endpoint, icon, group, needed in NAVIGATION:
         if needed is not None and not actor.may(*needed):
             continue
-        if endpoint == "Finder.find" and (actor.patient_id is not None or actor.viewing_as == policy.Role.PATIENT):
+        own_only = actor.patient_id is not None or actor.viewing_as == policy.Role.PATIENT
+        if endpoint in ("Finder.find", "Calendar.show") and own_only:
             continue
         href = url_for(endpoint)
         here = request.path == href or (href != "/" and request.path.startswith(href.removesuffix("list/")))

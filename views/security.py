@@ -79,7 +79,7 @@ def bears_token(asked: Request) -> bool:
 
 # ---- binding -----------------------------------------------------------------------------------------------------
 
-UNBOUND = ("static", "appbuilder.static", "health.healthz", "health.readyz", "health.metrics")
+UNBOUND = ("static", "appbuilder.static", "package", "health.healthz", "health.readyz", "health.metrics")
 WHILE_OWING = {
     *("SecondFactorPage.show", "SecondFactorPage.begin", "SecondFactorPage.prove"),
     *("SignInView.logout", "MyAccount.awake", "LocaleView.index"),
@@ -110,22 +110,33 @@ def bind() -> Any:
             guard.refuse("sign-in", "User")
             raise NotSignedIn(STALE)
     elif "_user_id" in session:
-        actor = guard.who_is(int(session["_user_id"]), origin, viewing_as=session.get("view_as"))
-        if actor is None or session.get("generation") != actor.generation:
-            return end_here(CHANGED)
-        if session.get("since", 0) + current_app.config["SESSION_HOURS"] * 3600 <= time.time():
-            return end_here(LONG_ENOUGH)
-        if chosen := session.get("branch_id"):
-            actor = guard.at_branch(actor, chosen)
+        actor, why = by_session(origin)
+        if actor is None:
+            return end_here(why)
     else:
         return None
-    if actor.second_factor and not bears_token(request) and not session.get("second_factor"):
-        return end_here(CHANGED)
     if actor.owes_second_factor and (bears_token(request) or not session.get("second_factor")):
         guard.become(replace(actor, rights=policy.NOTHING))
         return owing()
     guard.become(actor)
     return None
+
+
+def by_session(origin: Origin) -> tuple[Actor | None, Any]:
+    """The actor of this request's session; None and the sentence that says why where the session is over."""
+    actor = guard.who_is(int(session["_user_id"]), origin, viewing_as=session.get("view_as"))
+    if actor is None or session.get("generation") != actor.generation:
+        return None, CHANGED
+    if ends_at() <= time.time():
+        return None, LONG_ENOUGH
+    if actor.second_factor and not session.get("second_factor"):
+        return None, CHANGED
+    return guard.at_branch(actor, session.get("branch_id")), None
+
+
+def ends_at() -> float:
+    """When this request's session ends in any case, in seconds since the epoch."""
+    return float(session.get("since", 0) + current_app.config["SESSION_HOURS"] * 3600)
 
 
 @lru_cache(maxsize=2048)

@@ -169,6 +169,9 @@ OF_A_CODE = (*OF_AN_ACCOUNT, *parse_many("40 per 1 day"))
 OF_AN_ADDRESS = parse_many("30 per 1 minute; 100 per 1 hour; 300 per 1 day")
 """Failures only: all the desks of a hospital may have one address."""
 
+OF_LINKS = parse_many("30 per 1 minute; 300 per 1 hour")
+"""Failures only, by address: links and feeds that nobody was given."""
+
 
 def _begin(key: str, windows: Iterable[RateLimitItem]) -> None:
     """Count a try before anything is looked at. Raises TooManyTries, also for an address that failed too often."""
@@ -226,6 +229,22 @@ def _network() -> str:
 
 def _keys(user_id: int) -> list[tuple[str, tuple[RateLimitItem, ...]]]:
     return [(f"password:{user_id}", (*OF_AN_ACCOUNT,)), (f"code:{user_id}", (*OF_A_CODE,))]
+
+
+def may_try_links() -> None:
+    """Raises TooManyTries where too many addresses nobody was given were tried from here.
+
+    Counted apart from signing in: an old calendar that keeps asking locks nobody out of the house it asks from.
+    """
+    for window in OF_LINKS:
+        if not keeper().tries.test(window, "links", _network()):
+            raise _locked(f"links:{_network()}", window, "links", _network())
+
+
+def wrong_link() -> None:
+    """Count an address that nobody was given, or that is no longer good."""
+    for window in OF_LINKS:
+        keeper().tries.hit(window, "links", _network())
 
 
 def locked_for(user_id: int) -> int:
@@ -577,6 +596,7 @@ __all__ = [
     "hashed",
     "holds",
     "locked_for",
+    "may_try_links",
     "named",
     "outdated",
     "prove_second_factor",
@@ -589,4 +609,5 @@ __all__ = [
     "unlock",
     "with_code",
     "with_password",
+    "wrong_link",
 ]

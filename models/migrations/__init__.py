@@ -36,9 +36,13 @@ def unmigrate(database_url: str, revision: str = "base") -> None:
 
 ADDED_TO = ("audit_event", "audit_batch", "audit_quarantine")
 """Tables the application may read and add to, and nothing else."""
-READ_ONLY = ("alembic_version", "audit_archive")
-"""Tables it may only read: what changes them runs as the owner."""
-TAKEN_FROM = ("event_outbox", "practitioner_branch", "role_grant", "role_setting", "credential")
+READ_ONLY = ("alembic_version", "audit_archive", "booking", "appointment_history")
+"""Tables it may only read: what changes them runs as the owner, or is a trigger."""
+TAKEN_FROM = (
+    *("event_outbox", "practitioner_branch", "role_grant", "role_setting", "credential"),
+    *("visit_type_practitioner", "visit_type_room", "visit_type_equipment", "working_hours", "schedule_exception"),
+    *("calendar_feed", "queue_number"),
+)
 """Tables it may take rows from, besides Flask-AppBuilder's: no record of a patient is among them."""
 
 

@@ -82,12 +82,14 @@ MAIN = """
 import sys
 from pathlib import Path
 from app import guard, trail, tree
+from app.services import messages
 from jobs import base
 import chores
 command, database_url, redis_url, trail_url, spool = sys.argv[1:]
 guard.connect(database_url)
 trail.connect(trail_url, Path(spool))
 tree.connect(Path(spool).parent / "key.pem", f"file:{Path(spool).parent / 'witness'}")
+messages.connect(*messages.carriers("", "", "", Path(spool).parent / "outbox"), ())
 getattr(base, command)(redis_url)
 print(command, "ended", flush=True)
 """
@@ -374,7 +376,8 @@ def test_ticks_do_not_pile_up_while_nobody_works(house: House) -> None:
         clock.due = dict.fromkeys(clock.due, 0.0)
         clock.tick()
     assert base.queue_named("audit").get_job_ids() == [clock.ticks["jobs.trail.drain"].id]
-    ticks = {clock.ticks[name].id for name in ("jobs.relay.relay", "jobs.emergencies.escalate")}
+    assert base.queue_named("relay").get_job_ids() == [clock.ticks["jobs.relay.attend"].id]
+    ticks = [tick.id for tick in clock.ticks.values() if tick.origin == "events"]
     assert sorted(base.queue_named("events").get_job_ids()) == sorted(ticks)
 
 
