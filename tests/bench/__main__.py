@@ -19,13 +19,25 @@ from urllib.parse import quote
 
 import psutil
 
-from tests.bench import imports, people
+from tests.bench import imports, live, people, scheduling
 from tests.bench.house import PROJECT, Crowd, House, furnish, open_house, open_web, spent
 from tests.bench.rounds import Progress, measured, percentile, scenes, warmed
 from tests.bench.trail import Trail
 
 CROWDS = (1, 8, 32)
-PARTS = ("cost", "recording", "drain", "statements", "shares", "cache", "growth", "import", "trail")
+PARTS = (
+    "cost",
+    "recording",
+    "drain",
+    "statements",
+    "shares",
+    "cache",
+    "growth",
+    "import",
+    "scheduling",
+    "live",
+    "trail",
+)
 TARGETS = {
     "REST: open one patient": 4.0,
     "REST: search, 25 rows": 6.0,
@@ -262,6 +274,26 @@ class Bench:
                 f"| {count:,} | {told['megabytes']:.1f} | {told['seconds']:.1f} | {count / told['seconds']:,.0f} "
                 f"| {told['memory']:.0f} |"
             )
+
+    def scheduling(self) -> None:
+        """Finding a time, and booking it while everybody else does."""
+        self.progress.step("finding and booking times")
+        self.say(*scheduling.measure(self.house, "wardbook", self.options.patients, self.options.quick))
+
+    def live(self) -> None:
+        """From the commit of a booking to the pages that are open."""
+        bookings = 10 if self.options.quick else 100
+        pages = live.DESKS * live.EACH
+        self.progress.step(f"telling {pages} open pages of {bookings} bookings")
+        told = live.measure(self.house, "wardbook", bookings)
+        self.say("", f"### From the commit to the screen ({pages} open pages, 2 web processes)", "")
+        self.say("| told | p50 ms | p95 | p99 |", "|---|---|---|---|")
+        for name, times in (("each page", told.each), ("the last page", told.last)):
+            marks = " | ".join(f"{percentile(times, share):.0f}" for share in (0.5, 0.95, 0.99))
+            self.say(f"| {name} | {marks} |")
+        self.say("", f"Memory of the web processes together with all of them open: {told.megabytes:.0f} MB.")
+        if (slow := percentile(told.each, 0.95)) > 1000:
+            self.missed.append(f"commit to screen: {slow:.0f} ms at p95, target 1000")
 
 
 def machine() -> str:
