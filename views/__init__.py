@@ -243,7 +243,7 @@ def _register(builder: AppBuilder) -> None:
 
 def number_the_request() -> None:
     """A number by which a request can be asked about."""
-    g.request_id = secrets.token_urlsafe(12)
+    g.request_id = secrets.token_hex(10)
 
 
 def keep_private(response: Any) -> Any:

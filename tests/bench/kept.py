@@ -238,7 +238,7 @@ def pile(house: House, count: int) -> None:
     for first in range(0, count, 1000):
         with client.pipeline(transaction=False) as pipeline:
             for number in range(first, min(first + 1000, count)):
-                origin = actor.Origin("web", "10.1.2.3", browser, "5f0c1b7ad2e94c38", secrets.token_urlsafe(12))
+                origin = actor.Origin("web", "10.1.2.3", browser, "5f0c1b7ad2e94c38", secrets.token_hex(10))
                 who = actor.Actor("Ana Ruiz", ("Doctor",), policy.NOTHING, user_id=2, branch_id=1, origin=origin)
                 key = number % 100_000 + 1
                 line = trail.event("R", "read", patient_id=key, entities=[{"type": "Patient", "ids": [key]}])

@@ -351,7 +351,7 @@ def test_a_full_disk_shows_nothing_until_there_is_a_place_for_the_line(hospital:
             hospital.redis.start()
         load.answered(20)
     assert set(load.statuses) == {200, 503}
-    assert not [body for body in load.shown if b"mrn" in body or b"family" in body]
+    assert not [body for body in load.shown if b'"mrn"' in body or b'"family"' in body]
     settle_with_torn_frames(hospital)
 
 
