@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address
@@ -640,18 +641,18 @@ class OwnPasswordForm(FlaskForm):
     )
 
 
-class PasswordPage:
+class PasswordPage(ABC):
     """Flask-AppBuilder's pages for a new password, with the form kept and the reason said where it is refused."""
 
     form: ClassVar[type[FlaskForm]]
     form_title: Any
 
+    @abstractmethod
     def change(self, db: Any, form: Any) -> str:
         """Call the service; gives where to go."""
-        raise NotImplementedError
 
-    def _cancel(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _cancel(self) -> str: ...
 
     def _show(self, form: Any, sentence: str | None = None) -> str:
         return str(

@@ -9,7 +9,9 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.errors import Invalid
 from models.base import now
+from models.patients import Patient
 from models.scheduling import BLOCKING, VisitType
 
 HORIZON = timedelta(days=120)
@@ -128,8 +130,11 @@ def first_free(
     """The first times at which everything a kind of visit needs is free, in order, `most` of them.
 
     `origin` is where the search began, and stays the same from page to page; `after` is the last time of the page
-    before. Times in the past are not looked for.
+    before. Times in the past are not looked for. With a `patient_id` their own visits are kept free, which tells when
+    those are: raises Invalid where the patient is not the actor's to see.
     """
+    if patient_id is not None and (not 0 < patient_id < 2**63 or session.get(Patient, patient_id) is None):
+        raise Invalid("There is none such, or it is not open to you.", field="patient_id")
     begins = quarter(max(origin or now(), now()))
     found = session.connection().execute(
         FREE,

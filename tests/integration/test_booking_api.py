@@ -313,6 +313,31 @@ def test_a_patient_sees_their_own_visits_only(api_as: ApiAs, practice: Practice,
     assert api_as("billing").get(f"{API}{mine['id']}").get_json()["result"]["reason"] is None
 
 
+def test_free_times_do_not_tell_when_somebody_else_is_busy(api_as: ApiAs, practice: Practice, day: date) -> None:
+    desk, patient = api_as("reception"), api_as("patient")
+    booked(desk, asking(practice, at(day, 9), patient_id=practice.patients[1]))
+    booked(desk, asking(practice, at(day, 10), patient_id=practice.patients[0]))
+    asked = {
+        "visit_type_id": practice.visit,
+        "branch_id": practice.branch,
+        "practitioner_id": practice.nurse,
+        "from": at(day, 9),
+        "until": at(day, 11),
+    }
+
+    def free(client: FlaskClient, whose: int) -> Any:
+        return client.get(f"{API}free", query_string={**asked, "patient_id": whose})
+
+    refused = free(patient, practice.patients[1])
+    assert (refused.status_code, refused.get_json()["field"]) == (422, "patient_id")
+    assert "result" not in refused.get_json()
+    assert free(desk, 999_999).status_code == 422
+    kept = [each["start"] for each in free(patient, practice.patients[0]).get_json()["result"]]
+    assert at(day, 10) not in kept
+    assert at(day, 9) in kept
+    assert at(day, 9) not in [each["start"] for each in free(desk, practice.patients[1]).get_json()["result"]]
+
+
 # ---- many at the same moment -------------------------------------------------------------------------------------
 
 CROWD = 50
