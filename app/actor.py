@@ -46,6 +46,11 @@ class Actor:
     purpose: str = PurposeOfUse.TREAT
     origin: Origin = field(default_factory=Origin)
 
+    @property
+    def of_the_house(self) -> bool:
+        """Whether this is something the application does by itself, and no person."""
+        return bool(self.roles) and self.user_id is None
+
     def may(self, action: str, resource: str) -> bool:
         """Whether the policy grants the action on the resource, for some row at least."""
         return self.rights.may(action, resource)

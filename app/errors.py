@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -233,6 +234,29 @@ class TooManyLines(Refusal):
     )
 
 
+class NoteSigned(Conflict):
+    """What is signed is not written in again."""
+
+    sentence = "This note is signed and does not change any more. Add an addendum, or write a new version."
+
+
+class AlreadyDispensed(Conflict):
+    """Somebody has dispensed it, or some of it, or it is over."""
+
+    sentence = "Some of this was handed out meanwhile. Please look again."
+
+
+class Unsafe(Invalid):
+    """Something stands against a medicine, and nobody has said why it is to be given all the same."""
+
+    sentence = "Something serious stands against this medicine. Choose another, or say why it is given all the same."
+
+    def __init__(self, sentence: str | None = None, *, issues: Sequence[object] = ()) -> None:
+        super().__init__(sentence, field="override")
+        self.issues = tuple(issues)
+        """What stands against it, as app/services/drug_safety.py found it."""
+
+
 CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
     "patient_identifier_once": (DuplicateIdentifier, DuplicateIdentifier.sentence, "identifier"),
     "patient_name_length": (Invalid, "A name can have up to 200 letters.", "family"),
@@ -249,6 +273,35 @@ CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
     "organization_name_length": (Invalid, "A name has 1 to 200 letters.", "name"),
     "practitioner_user_id_key": (Conflict, "This account belongs to another person already.", "user"),
     "practitioner_user_has_home": (Invalid, "Somebody who signs in needs a home branch.", "home_branch"),
+    "encounter_is_final": (IllegalTransition, "This visit is over already.", None),
+    "note_template_is_final": (Conflict, "An edition of a template never changes. Save a new one.", None),
+    "note_template_current": (Conflict, "Somebody has changed this template meanwhile.", None),
+    "note_template_edition": (Conflict, "Somebody has changed this template meanwhile.", None),
+    "clinical_note_is_final": (NoteSigned, NoteSigned.sentence, None),
+    "clinical_note_is_kept": (NoteSigned, "Notes are withdrawn, never deleted.", None),
+    "clinical_note_origin_signed": (IllegalTransition, "Only a signed note is added to or replaced.", None),
+    "clinical_note_replaced_once": (Conflict, "There is a new version of this note already.", None),
+    "clinical_note_cosigned_by_another": (Forbidden, "Nobody signs their own note a second time.", None),
+    "medication_code": (Conflict, "There is a medicine of that code already.", "code"),
+    "medication_request_is_final": (IllegalTransition, "A prescription that was issued does not change.", None),
+    "medication_request_is_kept": (IllegalTransition, "Orders are cancelled, never deleted.", None),
+    "medication_request_quantity": (Invalid, "Please say how much is to be handed out.", "quantity"),
+    "medication_request_repeats": (Invalid, "A prescription is repeated 0 to 99 times.", "repeats"),
+    "medication_request_valid": (Invalid, "It cannot end before it begins.", "valid_until"),
+    "medication_request_dispensed_at_most": (AlreadyDispensed, AlreadyDispensed.sentence, "quantity"),
+    "prescription_is_final": (IllegalTransition, "A prescription that was issued does not change.", None),
+    "medication_dispense_of_active": (AlreadyDispensed, "This prescription is not to be dispensed any more.", None),
+    "medication_dispense_once": (AlreadyDispensed, AlreadyDispensed.sentence, None),
+    "medication_dispense_unit": (Invalid, "The prescription is counted in another unit.", "quantity_unit"),
+    "medication_dispense_of_one_fill": (AlreadyDispensed, "That is more than is left of this fill.", "quantity"),
+    "medication_dispense_quantity": (Invalid, "Please say how much was handed out.", "quantity"),
+    "medication_dispense_is_final": (IllegalTransition, IllegalTransition.sentence, None),
+    "medication_dispense_mdd_1": (Invalid, "It cannot be handed over before it was prepared.", "handed_over_at"),
+    "detected_issue_high_is_overridden": (
+        Invalid,
+        "This warning is serious: choose why it is done all the same, and say it in a few words.",
+        "mitigation",
+    ),
     "encounter_ends_after_start": (Invalid, "A visit cannot end before it starts.", "ended_at"),
     "booking_no_overlap": (SlotTaken, SlotTaken.sentence, "start"),
     "appointment_request_once": (RequestRepeated, RequestRepeated.sentence, None),

@@ -49,8 +49,17 @@ class OfferMade(Event):
     offer_id: int
 
 
+@dataclass(frozen=True)
+class EncounterFinished(Event):
+    """A visit is over, with everything done in it: what is to be billed can be."""
+
+    encounter_id: int
+    patient_id: int
+
+
 KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (PatientRegistered, TrailCheckAsked, AppointmentChanged, OfferMade)
+    kind.__name__: kind
+    for kind in (PatientRegistered, TrailCheckAsked, AppointmentChanged, OfferMade, EncounterFinished)
 }
 Listener = Callable[[Any], None]
 _listeners: dict[type[Event], list[Listener]] = {}

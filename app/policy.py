@@ -17,7 +17,8 @@ from sqlalchemy import ColumnElement, and_, false, or_, select
 
 from models.base import now
 from models.clinical import Encounter
-from models.codes import PurposeOfUse, RowScope
+from models.codes import Confidentiality, PurposeOfUse, RowScope
+from models.notes import ClinicalNote
 from models.patients import Patient
 from models.scheduling import BLOCKING, Appointment, WaitlistEntry
 
@@ -118,8 +119,8 @@ def _care_team(model: Any, actor: Actor) -> ColumnElement[bool]:
 
 def _own(model: Any, actor: Actor) -> ColumnElement[bool]:
     """What the actor made themselves."""
-    if hasattr(model, "author_id"):
-        return model.author_id == actor.practitioner_id if actor.practitioner_id is not None else false()
+    if model is ClinicalNote:
+        return _signs(actor)
     if not hasattr(model, "user_id") or actor.user_id is None:
         return false()
     return model.user_id == actor.user_id  # type: ignore[no-any-return]
@@ -130,6 +131,24 @@ def _self(model: Any, actor: Actor) -> ColumnElement[bool]:
     if model.patient_key is None or actor.patient_id is None:
         return false()
     return getattr(model, model.patient_key) == actor.patient_id  # type: ignore[no-any-return]
+
+
+def _signs(actor: Actor) -> ColumnElement[bool]:
+    """The notes the actor wrote or is to sign as well."""
+    if actor.practitioner_id is None:
+        return false()
+    return or_(ClinicalNote.author_id == actor.practitioner_id, ClinicalNote.cosigner_id == actor.practitioner_id)
+
+
+def _unsealed(actor: Actor) -> ColumnElement[bool]:
+    """The notes their confidentiality leaves open to the actor, whatever its roles: restricted ones to whoever takes
+    part in the care, very restricted ones to those who signed them, and both by emergency access."""
+    theirs = or_(_signs(actor), ClinicalNote.patient_id.in_(actor.emergencies)) if actor.emergencies else _signs(actor)
+    return or_(
+        ClinicalNote.confidentiality == Confidentiality.NORMAL,
+        theirs,
+        and_(ClinicalNote.confidentiality == Confidentiality.RESTRICTED, _care_team(ClinicalNote, actor)),
+    )
 
 
 PREDICATES: dict[RowScope, Callable[[Any, Actor], ColumnElement[bool] | None]] = {
@@ -200,6 +219,7 @@ def may(actions: str, rows: RowScope = RowScope.CHAIN, kinds: Iterable[str] = ()
 REFERENCE = (
     *("Organization", "Branch", "Practitioner", "Room"),
     *("VisitType", "Equipment", "WorkingHours", "ScheduleException", "SlotOffer"),
+    *("NoteTemplate", "Medication", "SigningKey"),
 )
 """About the hospital and nobody's record: seeing them is not recorded, changing them is."""
 CLINICAL = (
@@ -210,7 +230,10 @@ CLINICAL = (
     "Procedure",
     "Immunization",
     "DiagnosticReport",
+    "ServiceRequest",
     "MedicationRequest",
+    "MedicationDispense",
+    "DetectedIssue",
 )
 NOTES = ("ClinicalNote", "DocumentReference", "SourceResource")
 """What clinicians wrote in words, wherever it is kept."""
@@ -259,6 +282,7 @@ MASKABLE: dict[str, tuple[str, ...]] = {
     "Procedure": ("reason",),
     "DiagnosticReport": NARRATIVE,
     "MedicationRequest": ("dosage_instruction",),
+    "ServiceRequest": ("note",),
     "AllergyIntolerance": ("reaction",),
     "EmergencyAccess": ("justification", "review_note"),
     "AuditEvent": ("address", "user_agent", "session_id"),
@@ -310,6 +334,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_reference,
         **_desk_work,
         **{name: may("read create update") for name in CLINICAL},
+        "MedicationDispense": may("read"),
         "ScheduleOverride": may("create"),
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
@@ -327,6 +352,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "AllergyIntolerance": may("read create update"),
         "Observation": may("read create update", kinds=["vital-signs"]),
         "MedicationRequest": may("read"),
+        "MedicationDispense": may("read"),
+        "ServiceRequest": may("read"),
         "Immunization": may("read"),
         **_glass,
         **_desk,
@@ -346,6 +373,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read", masked=["value"]),
         "Observation": may("read", kinds=["laboratory"]),
         "DiagnosticReport": may("read", kinds=["laboratory"], masked=["presented_form"]),
+        "ServiceRequest": may("read"),
     },
     Role.PHARMACIST: {
         **_reference,
@@ -353,6 +381,9 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read", masked=["value"]),
         "AllergyIntolerance": may("read"),
         "MedicationRequest": may("read"),
+        "MedicationDispense": may("read create update"),
+        "DetectedIssue": may("read create"),
+        "Medication": may("read create update"),
     },
     Role.BILLING_CLERK: {
         **_reference,
@@ -378,12 +409,15 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "WaitlistEntry": may("read", rows=RowScope.SELF),
         "AllergyIntolerance": may("read", rows=RowScope.SELF),
         "MedicationRequest": may("read", rows=RowScope.SELF),
+        "MedicationDispense": may("read", rows=RowScope.SELF),
         "Immunization": may("read", rows=RowScope.SELF),
     },
 }
 
 SERVICES: dict[str, dict[str, Grant]] = {
-    "setup": {"User": may("read create update"), "Role": may("read create update")},
+    "setup": {
+        **{name: may("read create update") for name in ("User", "Role", "NoteTemplate", "SigningKey")},
+    },
     "demo": {
         name: may("read create update")
         for name in RESOURCES
@@ -422,6 +456,16 @@ SERVICES: dict[str, dict[str, Grant]] = {
     },
     "emergencies": {**_index, "EmergencyAccess": may("read update")},
     "checks": {"AuditEvent": may("read")},
+    "formulary": {"Medication": may("read create update")},
+    "prescription-check": {
+        **{name: may("read") for name in ("Practitioner", "Branch", "Organization", "Medication", "SigningKey")},
+        "MedicationRequest": may("read"),
+    },
+    "note-check": {
+        **{name: may("read") for name in ("Practitioner", "Branch", "Organization", "NoteTemplate")},
+        "Patient": may("read"),
+        "ClinicalNote": may("read"),
+    },
 }
 """What the application does by itself, each under a name and a policy of its own."""
 
@@ -429,8 +473,8 @@ SERVICES: dict[str, dict[str, Grant]] = {
 
 CONFIGURES = frozenset({("create", "Role"), ("update", "Role"), ("delete", "Role")})
 """Whoever holds one of these has nothing at all on NOTES, nor a report's narrative. The database holds it too."""
-AUTHORED = frozenset({("update", "ClinicalNote"), ("create", "EmergencyAccess")})
-"""Done only to one's own: nobody writes in another one's note or signs it, nor breaks the glass for somebody else."""
+AUTHORED = frozenset({("create", "ClinicalNote"), ("update", "ClinicalNote"), ("create", "EmergencyAccess")})
+"""Done only to one's own: nobody writes a note for another or signs it, nor breaks the glass for somebody else."""
 MADE = Reach(frozenset({RowScope.OWN}))
 UNSAID: dict[str, Grant] = {
     "DiagnosticReport": may("", masked=NARRATIVE),
@@ -476,6 +520,13 @@ class Rights:
 
     def condition(self, action: str, model: Any, actor: Actor) -> ColumnElement[bool] | None:
         """The rows of a model an actor with these rights reaches; None for all of them."""
+        within = self._reached(action, model, actor)
+        if model is not ClinicalNote or actor.of_the_house:
+            return within
+        return _unsealed(actor) if within is None else and_(within, _unsealed(actor))
+
+    def _reached(self, action: str, model: Any, actor: Actor) -> ColumnElement[bool] | None:
+        """The rows the roles reach; None for all of them."""
         alternatives = self.reach.get((action, model.resource()))
         if alternatives is None:
             return None

@@ -1,6 +1,18 @@
 """WHAT IS TRUE: tables, constraints, and the rules about one row. Imports nothing of ours."""
 
-from models import access, audit, clinical, figures, imports, lab, organization, patients, prescriptions, scheduling
+from models import (
+    access,
+    audit,
+    clinical,
+    figures,
+    imports,
+    lab,
+    notes,
+    organization,
+    patients,
+    prescriptions,
+    scheduling,
+)
 
 __all__ = [
     "access",
@@ -9,6 +21,7 @@ __all__ = [
     "figures",
     "imports",
     "lab",
+    "notes",
     "organization",
     "patients",
     "prescriptions",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import DeclarativeBase
 
     from models.clinical import Encounter
+    from models.organization import Branch, Practitioner
     from models.patients import Patient
 
     class Model(DeclarativeBase):
@@ -99,6 +100,28 @@ class InEncounter(InPatientCompartment):
             ["encounter.id", "encounter.patient_id"],
             name=f"{table}_encounter_same_patient",
         )
+
+
+class Written:
+    """A row somebody wrote down somewhere; both are None for what came from outside the chain."""
+
+    __name__: ClassVar[str]
+
+    @declared_attr
+    def branch_id(cls) -> Mapped[int | None]:
+        return mapped_column(ForeignKey("branch.id"))
+
+    @declared_attr
+    def recorder_id(cls) -> Mapped[int | None]:
+        return mapped_column(ForeignKey("practitioner.id"))
+
+    @declared_attr
+    def branch(cls) -> Mapped[Branch | None]:
+        return relationship("Branch", lazy="raise_on_sql")
+
+    @declared_attr
+    def recorder(cls) -> Mapped[Practitioner | None]:
+        return relationship("Practitioner", foreign_keys=f"{cls.__name__}.recorder_id", lazy="raise_on_sql")
 
 
 class Coded:

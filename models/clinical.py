@@ -6,12 +6,22 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from sqlalchemy import CheckConstraint, DateTime, ForeignKey, Index, Numeric, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Numeric,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, deferred, mapped_column, relationship
 from sqlalchemy.types import Text
 
-from models.base import Coded, InEncounter, InPatientCompartment, Record
+from models.base import Coded, InEncounter, InPatientCompartment, Model, Protected, Record, Written
 from models.codes import (
     AllergyClinicalStatus,
     AllergyCriticality,
@@ -56,7 +66,40 @@ class Encounter(InPatientCompartment, Record):
     practitioner: Mapped[Practitioner | None] = relationship(lazy="raise_on_sql")
 
 
-class Condition(InEncounter, Coded, Record):
+ENCOUNTER_TRANSITIONS: dict[EncounterStatus, frozenset[EncounterStatus]] = {
+    EncounterStatus.PLANNED: frozenset(
+        {EncounterStatus.ARRIVED, EncounterStatus.IN_PROGRESS, EncounterStatus.CANCELLED}
+    ),
+    EncounterStatus.ARRIVED: frozenset(
+        {EncounterStatus.TRIAGED, EncounterStatus.IN_PROGRESS, EncounterStatus.CANCELLED}
+    ),
+    EncounterStatus.TRIAGED: frozenset({EncounterStatus.IN_PROGRESS, EncounterStatus.CANCELLED}),
+    EncounterStatus.IN_PROGRESS: frozenset({EncounterStatus.ONLEAVE, EncounterStatus.FINISHED}),
+    EncounterStatus.ONLEAVE: frozenset({EncounterStatus.IN_PROGRESS, EncounterStatus.FINISHED}),
+    EncounterStatus.FINISHED: frozenset(),
+    EncounterStatus.CANCELLED: frozenset(),
+    EncounterStatus.ENTERED_IN_ERROR: frozenset(),
+    EncounterStatus.UNKNOWN: frozenset(),
+}
+"""Where an encounter may go from each state; besides, any may turn out to have been entered in error."""
+
+
+class EncounterHistory(InPatientCompartment, Protected, Model):
+    """A state an encounter was in, and until when (FHIR Encounter.statusHistory); written by the database alone."""
+
+    __tablename__ = "encounter_history"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    encounter_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    status: Mapped[str]
+    until_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+    @classmethod
+    def resource(cls) -> str:
+        return "Encounter"
+
+
+class Condition(InEncounter, Coded, Written, Record):
     """A problem or diagnosis (FHIR Condition)."""
 
     __tablename__ = "condition"
@@ -80,7 +123,7 @@ class Condition(InEncounter, Coded, Record):
     recorded_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
-class AllergyIntolerance(InEncounter, Coded, Record):
+class AllergyIntolerance(InEncounter, Coded, Written, Record):
     """What a patient must not be given, and what it did (FHIR AllergyIntolerance)."""
 
     __tablename__ = "allergy_intolerance"
@@ -108,7 +151,7 @@ class AllergyIntolerance(InEncounter, Coded, Record):
     recorded_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
-class Observation(InEncounter, Coded, Record):
+class Observation(InEncounter, Coded, Written, Record):
     """Something measured or found: vital sign, laboratory value, social history (FHIR Observation, LOINC)."""
 
     __tablename__ = "observation"
@@ -140,7 +183,7 @@ class Observation(InEncounter, Coded, Record):
     """FHIR Observation.component, such as the two numbers of a blood pressure."""
 
 
-class Procedure(InEncounter, Coded, Record):
+class Procedure(InEncounter, Coded, Written, Record):
     """Something done to a patient (FHIR Procedure)."""
 
     __tablename__ = "procedure"
@@ -155,7 +198,7 @@ class Procedure(InEncounter, Coded, Record):
     reason: Mapped[str] = mapped_column(default="")
 
 
-class Immunization(InEncounter, Coded, Record):
+class Immunization(InEncounter, Coded, Written, Record):
     """A vaccine given, or not given (FHIR Immunization, CVX)."""
 
     __tablename__ = "immunization"
@@ -187,22 +230,3 @@ class DocumentReference(InEncounter, Coded, Record):
     content_type: Mapped[str] = mapped_column(default="text/plain")
     content: Mapped[str] = deferred(mapped_column(Text, default=""))
     """The text itself."""
-
-
-class ClinicalNote(InEncounter, Record):
-    """What a clinician wrote about a patient (FHIR Composition), as JSON of a template's shape."""
-
-    __tablename__ = "clinical_note"
-    __table_args__ = (
-        InEncounter.same_patient("clinical_note"),
-        CheckConstraint(
-            "status IN ('preliminary', 'final', 'amended', 'entered-in-error')", name="clinical_note_status"
-        ),
-    )
-
-    status: Mapped[str] = mapped_column(default="preliminary")
-    title: Mapped[str]
-    author_id: Mapped[int] = mapped_column(ForeignKey("practitioner.id"), index=True)
-    written_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    content: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    author: Mapped[Practitioner] = relationship(lazy="raise_on_sql")

@@ -280,6 +280,103 @@ class OfferStatus(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
+class CompositionStatus(StrEnum):
+    """http://hl7.org/fhir/composition-status"""
+
+    PRELIMINARY = "preliminary"
+    FINAL = "final"
+    AMENDED = "amended"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class Confidentiality(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/v3-Confidentiality, the levels we serve."""
+
+    NORMAL = "N"
+    RESTRICTED = "R"
+    """For those who take part in the care."""
+    VERY_RESTRICTED = "V"
+    """For whoever signed it alone."""
+
+
+class NoteKind(StrEnum):
+    """What a note is for; ours, each with its LOINC document type in app/services/notes.py."""
+
+    PROGRESS = "progress"
+    ADMISSION = "admission"
+    DISCHARGE = "discharge"
+    PROCEDURE = "procedure"
+    FREE = "free"
+    ADDENDUM = "addendum"
+
+
+class RequestStatus(StrEnum):
+    """http://hl7.org/fhir/request-status"""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    ON_HOLD = "on-hold"
+    REVOKED = "revoked"
+    COMPLETED = "completed"
+    ENTERED_IN_ERROR = "entered-in-error"
+    UNKNOWN = "unknown"
+
+
+class RequestPriority(StrEnum):
+    """http://hl7.org/fhir/request-priority"""
+
+    ROUTINE = "routine"
+    URGENT = "urgent"
+    ASAP = "asap"
+    STAT = "stat"
+
+
+class MedicationDispenseStatus(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/medicationdispense-status (R4)"""
+
+    PREPARATION = "preparation"
+    IN_PROGRESS = "in-progress"
+    CANCELLED = "cancelled"
+    ON_HOLD = "on-hold"
+    COMPLETED = "completed"
+    ENTERED_IN_ERROR = "entered-in-error"
+    STOPPED = "stopped"
+    DECLINED = "declined"
+    UNKNOWN = "unknown"
+
+
+class DetectedIssueCode(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/v3-ActCode: what may stand against a medicine."""
+
+    DRUG_ALLERGY = "DALG"
+    DRUG_INTOLERANCE = "DINT"
+    INTERACTION = "DRG"
+    DUPLICATE_THERAPY = "DUPTHPY"
+    HIGH_DOSE = "DOSEH"
+    LOW_DOSE = "DOSEL"
+
+
+class DetectedIssueSeverity(StrEnum):
+    """http://hl7.org/fhir/detectedissue-severity"""
+
+    HIGH = "high"
+    MODERATE = "moderate"
+    LOW = "low"
+
+
+class DetectedIssueMitigation(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/v3-ActCode: why a medicine is given all the same."""
+
+    THERAPY_APPROPRIATE = "1"
+    ASSESSED_PATIENT = "2"
+    PATIENT_EXPLANATION = "3"
+    CONSULTED_SOURCE = "4"
+    CONSULTED_PRESCRIBER = "5"
+    NO_LONGER_ACTIVE = "7"
+    OTHER_ACTION = "8"
+    MONITORING = "9"
+
+
 class RowScope(StrEnum):
     """Which rows a role sees; ours."""
 

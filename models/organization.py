@@ -63,6 +63,7 @@ class Practitioner(Record):
     __table_args__ = (
         Index("practitioner_name", "family", "given"),
         CheckConstraint("user_id IS NULL OR home_branch_id IS NOT NULL", name="practitioner_user_has_home"),
+        CheckConstraint("supervised_by_id <> id", name="practitioner_supervised_by_another"),
     )
 
     user_id: Mapped[int | None] = mapped_column(ForeignKey("ab_user.id"), unique=True)
@@ -77,6 +78,8 @@ class Practitioner(Record):
     telecom: Mapped[list[dict[str, str]]] = mapped_column(JSONB, default=list)
     active: Mapped[bool] = mapped_column(default=True)
     home_branch_id: Mapped[int | None] = mapped_column(ForeignKey("branch.id"), index=True)
+    supervised_by_id: Mapped[int | None] = mapped_column(ForeignKey("practitioner.id"))
+    """Who signs what this person writes as well, while they are in training."""
     home_branch: Mapped[Branch | None] = relationship(lazy="raise_on_sql")
     branches: Mapped[list[Branch]] = relationship(secondary="practitioner_branch", lazy="raise_on_sql")
 

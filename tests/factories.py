@@ -17,7 +17,6 @@ from app.policy import Grant, Role
 from app.services import accounts, clinical, organization, patients, roles
 from models.clinical import (
     AllergyIntolerance,
-    ClinicalNote,
     Condition,
     DocumentReference,
     Encounter,
@@ -27,6 +26,7 @@ from models.clinical import (
 )
 from models.imports import SourceResource
 from models.lab import DiagnosticReport
+from models.notes import ClinicalNote
 from models.organization import Branch, Room
 from models.patients import Patient, PatientLink
 from models.prescriptions import MedicationRequest

@@ -24,7 +24,7 @@ from app.actor import current
 from app.errors import Conflict, Forbidden, Invalid, NotFound, NotSignedIn, PossibleDuplicate, Refusal, from_database
 from app.services import patients
 from app.services.words import birth_date
-from models import clinical, lab, organization, prescriptions
+from models import clinical, lab, notes, organization, prescriptions
 from models.audit import AuditEvent
 from models.base import Protected
 from models.patients import Patient
@@ -517,25 +517,49 @@ RESOURCES: tuple[tuple[type[Protected], tuple[str, ...]], ...] = (
     (clinical.Immunization, (*CODED, "status", "occurrence_at", "primary_source", "lot_number")),
     (clinical.DocumentReference, (*CODED, "status", "category", "title", "written_at", "author", "content")),
     (
-        clinical.ClinicalNote,
+        notes.ClinicalNote,
         (
-            "id",
-            "fhir_id",
-            "version",
-            "patient_id",
-            "encounter_id",
-            "status",
-            "title",
-            "author_id",
-            "written_at",
-            "content",
+            *("id", "fhir_id", "version", "patient_id", "encounter_id", "status", "title", "author_id", "branch_id"),
+            *("written_at", "content", "template_id", "confidentiality", "replaces_id", "addendum_to_id"),
+            *("signed_at", "digest", "cosigner_id", "cosigned_at", "withdrawn_at", "withdrawn_reason"),
         ),
     ),
     (lab.DiagnosticReport, (*CODED, "status", "category", "effective_at", "issued_at", "conclusion", "presented_form")),
     (
         prescriptions.MedicationRequest,
-        (*CODED, "status", "intent", "authored_at", "requester_id", "dosage_instruction", "reason"),
+        (
+            *(*CODED, "status", "intent", "authored_at", "requester_id", "dosage_instruction", "reason", "branch_id"),
+            *("prescription_id", "medication_id", "quantity", "quantity_unit", "repeats", "valid_from", "valid_until"),
+            *("substitution_allowed", "dispensed", "status_reason", "ended_at"),
+        ),
     ),
+    (
+        prescriptions.MedicationDispense,
+        (
+            *("id", "fhir_id", "version", "patient_id", "medication_request_id", "medication_id", "status"),
+            *("status_reason", "quantity", "quantity_unit", "prepared_at", "handed_over_at", "performer_id"),
+            "branch_id",
+        ),
+    ),
+    (
+        prescriptions.DetectedIssue,
+        (
+            *("id", "fhir_id", "version", "patient_id", "medication_request_id", "medication_dispense_id", "code"),
+            *("severity", "detail", "reference", "identified_at", "mitigation", "mitigation_note", "author_id"),
+        ),
+    ),
+    (
+        prescriptions.Medication,
+        ("id", "fhir_id", "version", "code_system", "code", "display", "dose_form", "unit", "ingredient", "active"),
+    ),
+    (
+        lab.ServiceRequest,
+        (
+            *(*CODED, "status", "status_reason", "intent", "priority", "category", "authored_at", "requester_id"),
+            *("branch_id", "note"),
+        ),
+    ),
+    (notes.NoteTemplate, ("id", "fhir_id", "version", "key", "edition", "name", "kind", "schema", "active")),
 )
 """Every resource that is read over REST, and the columns it shows: named one by one, never taken by default."""
 

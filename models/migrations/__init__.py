@@ -36,7 +36,7 @@ def unmigrate(database_url: str, revision: str = "base") -> None:
 
 ADDED_TO = ("audit_event", "audit_batch", "audit_quarantine")
 """Tables the application may read and add to, and nothing else."""
-READ_ONLY = ("alembic_version", "audit_archive", "booking", "appointment_history")
+READ_ONLY = ("alembic_version", "audit_archive", "booking", "appointment_history", "encounter_history")
 """Tables it may only read: what changes them runs as the owner, or is a trigger."""
 TAKEN_FROM = (
     *("event_outbox", "practitioner_branch", "role_grant", "role_setting", "credential"),

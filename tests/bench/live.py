@@ -179,7 +179,7 @@ def measure(house: House, database: str, bookings: int) -> Told:
                     screens.open(cookie)
             each: list[float] = []
             last: list[float] = []
-            start = datetime.combine(now().date() + timedelta(days=7), time_of_day(7), tzinfo=UTC)
+            start = datetime.combine(now().date() + timedelta(days=200), time_of_day(7), tzinfo=UTC)
             for nth in range(bookings + 2):
                 time.sleep(chance.uniform(0.1, 1.0))
                 asked: dict[str, Any] = {

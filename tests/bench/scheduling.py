@@ -40,8 +40,7 @@ FROM practitioner, generate_series(1, 5) AS w WHERE family LIKE 'Busy %';
 INSERT INTO appointment (status, branch_id, visit_type_id, practitioner_id, room_id, equipment_ids, start_at, end_at,
   patient_id, uid, fhir_id, version, created_at, updated_at)
 SELECT 'booked', s.branch, (SELECT min(id) FROM visit_type WHERE name LIKE 'Bench%'), s.doctor,
-  (SELECT id FROM room r WHERE r.branch_id = s.branch AND r.name LIKE 'Busy %' ORDER BY id OFFSET s.nth - 1 LIMIT 1),
-  '{{}}', s.start, s.start + interval '20 minutes', s.patient, gen_random_uuid(), gen_random_uuid(), 1, now(), now()
+  r.id, '{{}}', s.start, s.start + interval '20 minutes', s.patient, gen_random_uuid(), gen_random_uuid(), 1, now(), now()
 FROM (
   SELECT p.id AS doctor, p.home_branch_id AS branch, d + time '09:00' + q * interval '20 minutes' AS start,
     row_number() OVER (PARTITION BY d, q, p.home_branch_id ORDER BY random()) AS nth,
@@ -49,7 +48,9 @@ FROM (
   FROM practitioner p, generate_series(current_date + 1, current_date + {days}, interval '1 day') AS d,
     generate_series(0, 23) AS q
   WHERE p.family LIKE 'Busy %' AND extract(isodow FROM d) < 6 AND random() < {load}
-) AS s
+) AS s JOIN (
+  SELECT id, branch_id, row_number() OVER (PARTITION BY branch_id ORDER BY id) AS nth FROM room WHERE name LIKE 'Busy %'
+) AS r ON r.branch_id = s.branch AND r.nth = s.nth
 """
 
 

@@ -21,9 +21,10 @@ from app.policy import Grant, may
 from app.services import accounts, roles
 from models.access import Credential, EmergencyAccess, RoleGrant, RoleSetting
 from models.base import now
-from models.clinical import ClinicalNote, Encounter, Observation
+from models.clinical import Encounter, Observation
 from models.codes import RowScope
 from models.figures import Figure
+from models.notes import ClinicalNote
 from models.organization import Practitioner
 from models.patients import Patient, PatientIdentifier
 from tests import factories

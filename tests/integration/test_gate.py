@@ -59,9 +59,10 @@ from app import actor, guard, policy, statements
 from app.errors import Forbidden, NotFound, NotSignedIn, Ungated
 from app.services import clinical, patients
 from models.audit import AuditEvent, AuditOutbox
-from models.clinical import AllergyIntolerance, ClinicalNote, Condition, DocumentReference, Encounter, Observation
+from models.clinical import AllergyIntolerance, Condition, DocumentReference, Encounter, Observation
 from models.imports import SourceResource
 from models.lab import DiagnosticReport
+from models.notes import ClinicalNote
 from models.organization import Branch, Organization, Practitioner, Room
 from models.patients import NameToken, Patient, PatientIdentifier, PatientLink
 from tests import factories
