@@ -434,8 +434,9 @@ def open_house(settings: Settings) -> None:
     except (ValueError, OSError) as error:
         raise CannotStart(f"The key or the witness of the trail cannot be used: {error}.") from error
     invitations.connect(settings.public_url, settings.secret_key, settings.mail_from)
-    mail, sms = messages.carriers(settings.smtp, settings.sms_url, settings.sms_token, settings.home / "outbox")
-    messages.connect(mail, sms, settings.reminders)
+    outbox = settings.home / "outbox"
+    mail, sms = messages.carriers(settings.smtp, settings.sms_url, settings.sms_token, outbox)
+    messages.connect(mail, sms, settings.reminders, outbox)
     if weaknesses := trail.connect(settings.trail_redis_url, settings.spool_directory).weaknesses():
         raise CannotStart(f"The trail's Redis could lose what it has acknowledged: {'; '.join(weaknesses)}.")
 

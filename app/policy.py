@@ -401,7 +401,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "Figure": may("read", kinds=["looks", "refusals"]),
     },
     Role.PATIENT: {
-        **_reference,
+        # Why a doctor is away is the staff's affair.
+        **{name: grant for name, grant in _reference.items() if name != "ScheduleException"},
         "Patient": may("read", rows=RowScope.SELF),
         "PatientIdentifier": may("read", rows=RowScope.SELF),
         "Encounter": may("read", rows=RowScope.SELF),

@@ -35,4 +35,11 @@ def remind() -> None:
     messages.remind()
 
 
-__all__ = ["remind", "tell", "tell_offer"]
+@every(seconds=24 * 3600)
+@job(queue="messages", retry=None, service="reminders")
+def tidy() -> None:
+    """Clear away messages that have lain in the outbox folder for 30 days."""
+    messages.tidy()
+
+
+__all__ = ["remind", "tell", "tell_offer", "tidy"]

@@ -214,6 +214,7 @@ def _register(builder: AppBuilder) -> None:
         roles,
         scheduling,
         series,
+        unreached,
         waitlist,
         watch,
     )
@@ -234,6 +235,7 @@ def _register(builder: AppBuilder) -> None:
         desk,
         scheduling,
         series,
+        unreached,
         waitlist,
         roles,
         viewing,

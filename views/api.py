@@ -355,7 +355,7 @@ class PatientApi(RecordApi):
               $ref: '#/components/responses/403'
         """
         limit = request.args.get("limit", "25")
-        size = min(max(int(limit), 1), 100) if limit.isdigit() and len(limit) < 5 else 25
+        size = min(max(int(limit), 1), 100) if limit.isdecimal() and len(limit) < 5 else 25
         found = patients.find(guard.session(), request.args.get("text", "")[:100], limit=size)
         rows = [plain(patient, self.columns) for patient in found.patients]
         return sent({"result": rows, "more": found.more, "meant": found.meant})

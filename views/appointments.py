@@ -16,8 +16,8 @@ from werkzeug.wrappers import Response
 from app import guard
 from app.actor import current
 from app.errors import Invalid, RequestRepeated, SlotTaken
-from app.services import free_times, scheduling
-from app.services.clock import spoken_instant
+from app.services import free_times, scheduling, series
+from app.services.clock import believable, spoken_instant
 from app.services.free_times import FreeTime
 from app.services.scheduling import Asked
 from models import organization
@@ -32,6 +32,8 @@ LONGEST_VIEW = timedelta(days=45)
 """Of the calendar, in one question."""
 MOST_FREE = 50
 TRIES = 3
+SCOPE: dict[str, Any] = {"enum": ["one", "following", "all"]}
+"""Which visits of a series are meant."""
 
 BOOKING: dict[str, Any] = {
     "type": "object",
@@ -55,13 +57,14 @@ MOVING: dict[str, Any] = {
         "start": {"type": "string"},
         **{name: {"type": ["integer", "null"]} for name in ("minutes", "practitioner_id", "room_id", "version")},
         "override_reason": {"type": "string"},
+        "scope": SCOPE,
     },
 }
 CANCELLING: dict[str, Any] = {
     "type": "object",
     "required": ["reason"],
     "additionalProperties": False,
-    "properties": {"reason": {"type": "string"}, "version": {"type": ["integer", "null"]}},
+    "properties": {"reason": {"type": "string"}, "version": {"type": ["integer", "null"]}, "scope": SCOPE},
 }
 
 
@@ -149,13 +152,43 @@ def taken(asked: Asked, refusal: SlotTaken, *, besides: Collection[int] = ()) ->
     )
 
 
+def moved_together(old: Appointment, start: datetime, body: dict[str, Any]) -> Response:
+    """Move several visits of a series, and answer with them; 409 with what stands in each one's way. Raises Invalid."""
+    if body.get("minutes") is not None:
+        raise Invalid("How long visits last is changed one by one.", field="minutes")
+    said: dict[str, Any] = {
+        "wall": start.astimezone(zone_of(old.branch_id)).replace(tzinfo=None),
+        **{name: body.get(name) for name in ("practitioner_id", "room_id")},
+        "override_reason": body.get("override_reason", ""),
+    }
+    try:
+        with guard.unit_of_work() as session:
+            found = series.change(session, old.id, body["scope"], **said, version=body.get("version"))
+            keys = [visit.id for visit in found]
+    except SlotTaken as refusal:
+        plan = series.plan_change(guard.session(), old.id, body["scope"], **said)
+        told = [
+            {
+                "id": each.visit.id,
+                "start": here(each.occurrence.start_at, old.branch_id),
+                "obstacle": each.occurrence.obstacle,
+            }
+            for each in plan
+        ]
+        answer = {"error": type(refusal).__name__, "message": str(refusal), "field": refusal.field, "visits": told}
+        return sent(answer, refusal.status)
+    visits = [scheduling.show(guard.session(), key) for key in keys]
+    new = next((visit for visit in visits if visit.moved_from_id == old.id), visits[0])
+    return sent({"id": new.id, "result": card(new), "visits": [card(visit) for visit in visits]})
+
+
 # ---- as it was asked ---------------------------------------------------------------------------------------------
 
 
 def numbers(name: str) -> list[int]:
     """The ids a query names, as often as it does. Raises Invalid."""
     found = request.args.getlist(name)
-    if any(not each.isdigit() or len(each) > 18 for each in found) or len(found) > 500:
+    if any(not each.isdecimal() or len(each) > 18 for each in found) or len(found) > 500:
         raise Invalid("This is no number of ours.", field=name)
     return [int(each) for each in found]
 
@@ -203,26 +236,26 @@ def booked(asked: Asked, key: str | None) -> int:
 
 def whole_number(pk: str) -> int:
     """The number in an address; one that is none is nobody's."""
-    return int(pk) if pk.isdigit() and len(pk) < 19 else 0
+    return int(pk) if pk.isdecimal() and len(pk) < 19 else 0
 
 
 def cursor_of(free: FreeTime, origin: datetime) -> str:
     """Where a page of free times ended."""
-    place = (origin, free.start_at, free.practitioner_id)
+    place = (origin, free.start_at, free.practitioner_id, free.branch_id)
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 
 def past(cursor: str) -> tuple[datetime, FreeTime]:
     """Where the search began, and the last time of the page before. Raises Invalid."""
     try:
-        origin, start, person = msgspec.json.decode(
-            base64.urlsafe_b64decode(cursor), type=tuple[datetime, datetime, int]
+        origin, start, person, branch = msgspec.json.decode(
+            base64.urlsafe_b64decode(cursor), type=tuple[datetime, datetime, int, int]
         )
     except ValueError as error:
         raise Invalid("This page of free times cannot be read. Search again.", field="after") from error
-    if origin.tzinfo is None or start.tzinfo is None:
+    if any(each.tzinfo is None or not believable(each) for each in (origin, start)):
         raise Invalid("This page of free times cannot be read. Search again.", field="after")
-    return origin, FreeTime(start, start, person, 0, None, None)
+    return origin, FreeTime(start, start, person, branch, None, None)
 
 
 # ---- the resource ------------------------------------------------------------------------------------------------
@@ -408,7 +441,9 @@ class AppointmentApi(RecordApi):
         """Move a visit.
         ---
         post:
-          description: The visit is called off and booked anew, both or neither; 409 as for booking.
+          description: >-
+            The visit is called off and booked anew, both or neither; 409 as for booking. With a `scope` of following or
+            all, those of its series too: by as many days, to the same time of day, and 409 tells of each in `visits`.
           parameters:
           - {in: path, name: pk, required: true, schema: {type: integer}}
           requestBody:
@@ -430,6 +465,8 @@ class AppointmentApi(RecordApi):
         body = body_of(MOVING)
         start, key = spoken_instant(body["start"]), whole_number(pk)
         old = scheduling.show(guard.session(), key)
+        if body.get("scope", "one") != "one":
+            return moved_together(old, start, body)
         try:
             with guard.unit_of_work() as session:
                 new = scheduling.move(
@@ -463,7 +500,9 @@ class AppointmentApi(RecordApi):
         """Call a visit off.
         ---
         post:
-          description: "`reason` is a code of http://terminology.hl7.org/CodeSystem/appointment-cancellation-reason."
+          description: >-
+            `reason` is a code of http://terminology.hl7.org/CodeSystem/appointment-cancellation-reason. With a `scope`
+            of following or all, those of its series too.
           parameters:
           - {in: path, name: pk, required: true, schema: {type: integer}}
           requestBody:
@@ -484,7 +523,10 @@ class AppointmentApi(RecordApi):
         """
         body = body_of(CANCELLING)
         with guard.unit_of_work() as session:
-            scheduling.cancel(session, whole_number(pk), reason=body["reason"], version=body.get("version"))
+            if (scope := body.get("scope", "one")) == "one":
+                scheduling.cancel(session, whole_number(pk), reason=body["reason"], version=body.get("version"))
+            else:
+                series.call_off(session, whole_number(pk), scope, reason=body["reason"], version=body.get("version"))
         visit = scheduling.show(guard.session(), whole_number(pk))
         return sent({"id": visit.id, "result": card(visit)})
 

@@ -104,7 +104,7 @@ class RecordInterface(SQLAInterface):
 
     def get_related_obj(self, col_name: str, value: Any) -> Any:
         """The row a relation is to be narrowed by. Raises Invalid where there is none."""
-        number = int(value) if str(value).isdigit() and len(str(value)) < 19 else 0
+        number = int(value) if str(value).isdecimal() and len(str(value)) < 19 else 0
         row = self.session.get(self.get_related_model(col_name), number) if number else None
         if row is None:
             raise Invalid(gettext("This list cannot be narrowed that way."))
@@ -530,7 +530,7 @@ def _says(value: Any) -> bool:
 
 def _number(text: str | None, otherwise: int, most: int) -> int:
     """A number from the address line, kept within bounds; nonsense counts as not said."""
-    return min(int(text), most) if text and text.isdigit() and len(text) < 9 else otherwise
+    return min(int(text), most) if text and text.isdecimal() and len(text) < 9 else otherwise
 
 
 def explain(refusal: Refusal, form: Form) -> str:

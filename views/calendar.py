@@ -25,7 +25,7 @@ from app.services.clock import day_of, instant, spoken_instant
 from app.services.free_times import FreeTime
 from app.services.scheduling import Asked
 from models.base import now
-from models.codes import AppointmentStatus, CancelationReason, ScheduleChange
+from models.codes import AppointmentStatus, ScheduleChange
 from models.organization import Practitioner, Room
 from models.patients import Patient
 from models.scheduling import TRANSITIONS, Appointment, ScheduleException, VisitType, WorkingHours
@@ -33,7 +33,7 @@ from views.appointments import booked, cursor_of, past
 from views.base import Page, explain, open_to
 from views.branches import BranchFacts, all_branches, zone_of
 from views.patients import offered
-from views.people import in_short, name_of
+from views.people import BECAUSE, TOLD_AT_THE_DESK, in_short, name_of
 from views.speech import spoken_day
 
 S = AppointmentStatus
@@ -68,22 +68,6 @@ STATES: dict[str, tuple[Any, str, str]] = {
 """What a state is called, its drawing, and the colour of its tag."""
 SHOWN = (S.PROPOSED, S.PENDING, S.BOOKED, S.ARRIVED, S.CHECKED_IN, S.FULFILLED, S.NOSHOW)
 
-REASONS: dict[str, Any] = {
-    CancelationReason.PATIENT: lazy_gettext("The patient asked for it"),
-    CancelationReason.PATIENT_REMINDER: lazy_gettext("The patient, when reminded"),
-    CancelationReason.PATIENT_PORTAL: lazy_gettext("The patient, in the portal"),
-    CancelationReason.PATIENT_BETTER: lazy_gettext("The patient feels better"),
-    CancelationReason.PATIENT_TRANSPORT: lazy_gettext("The patient has no way to come"),
-    CancelationReason.PATIENT_DECEASED: lazy_gettext("The patient has died"),
-    CancelationReason.PRACTITIONER: lazy_gettext("The doctor asked for it"),
-    CancelationReason.PRACTITIONER_AWAY: lazy_gettext("The doctor is away"),
-    CancelationReason.ROOM: lazy_gettext("The room cannot be used"),
-    CancelationReason.EQUIPMENT: lazy_gettext("The equipment cannot be used"),
-    CancelationReason.INTERPRETER: lazy_gettext("There is no interpreter"),
-    CancelationReason.WEATHER: lazy_gettext("The weather"),
-    CancelationReason.ERROR: lazy_gettext("It was booked by mistake"),
-    CancelationReason.OTHER: lazy_gettext("Another reason"),
-}
 KINDS: dict[str, Any] = {
     "practitioner": lazy_gettext("the doctor"),
     "room": lazy_gettext("the room"),
@@ -953,16 +937,19 @@ class Visits(Page):
             steps=steps_of(visit) if may_update else [],
             movable=movable,
             can_call_off=may_update and S.CANCELLED in next_states,
-            reasons=REASONS,
+            reasons=TOLD_AT_THE_DESK,
             form=form,
             refusal=sentence,
             moving=form is not None and (sentence is not None) and request.endpoint == "Visits.move",
             clash=clash,
             asks_why=wants_why,
             twice=form is not None and form.comes_twice(branch),
-            called_off=REASONS.get(visit.cancelation_reason or ""),
+            called_off=BECAUSE.get(visit.cancelation_reason or ""),
             successor=url_for("Visits.show", appointment_id=successor.id) if successor else None,
             before=url_for("Visits.show", appointment_id=visit.moved_from_id) if visit.moved_from_id else None,
+            series_href=url_for("SeriesChange.ask", appointment_id=visit.id)
+            if movable and visit.series_id is not None and visit.start_at > now()
+            else None,
             history=history_of(visit, branch),
         )
 
@@ -1002,7 +989,7 @@ def history_of(visit: Appointment, branch: BranchFacts) -> list[dict[str, Any]]:
                 "icon": drawing,
                 "tone": tone,
                 "when": f"{spoken_day(start)}, {start:%H:%M}",
-                "why": REASONS.get(row.cancelation_reason or "", ""),
+                "why": BECAUSE.get(row.cancelation_reason or "", ""),
             }
         )
     return told

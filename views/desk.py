@@ -20,7 +20,7 @@ from wtforms.validators import InputRequired, Length
 from app import guard
 from app.actor import current
 from app.errors import Invalid, NotFound, Refusal
-from app.services import clinical, desk, patients, scheduling
+from app.services import clinical, desk, patients, scheduling, unreached
 from app.services.clock import day_of
 from app.services.schedules import everybodys_hours
 from app.services.words import fold
@@ -30,7 +30,7 @@ from models.organization import Practitioner
 from models.scheduling import Appointment, VisitType
 from views.base import Page, explain, open_to
 from views.branches import BranchFacts, all_branches
-from views.people import age, in_short, name_of
+from views.people import BECAUSE, TOLD_AT_THE_DESK, age, in_short, name_of
 from views.speech import spoken_day
 
 S = AppointmentStatus
@@ -41,21 +41,6 @@ FEW = 6
 """Of those expected, who is expected soon is shown at once, and some at least."""
 LATE = 10
 """Minutes after which somebody who is expected is late."""
-BECAUSE = {
-    CancelationReason.PATIENT: lazy_gettext("The patient called it off, or left"),
-    CancelationReason.PATIENT_BETTER: lazy_gettext("The patient feels better"),
-    CancelationReason.PATIENT_TRANSPORT: lazy_gettext("The patient has no transport"),
-    CancelationReason.PATIENT_DECEASED: lazy_gettext("The patient has died"),
-    CancelationReason.PRACTITIONER: lazy_gettext("The doctor called it off"),
-    CancelationReason.PRACTITIONER_AWAY: lazy_gettext("The doctor is ill or away"),
-    CancelationReason.ROOM: lazy_gettext("The room cannot be used"),
-    CancelationReason.EQUIPMENT: lazy_gettext("The equipment is out of order"),
-    CancelationReason.INTERPRETER: lazy_gettext("There is no interpreter"),
-    CancelationReason.WEATHER: lazy_gettext("The weather"),
-    CancelationReason.ERROR: lazy_gettext("Booked by mistake"),
-    CancelationReason.OTHER: lazy_gettext("Another reason"),
-}
-"""Why a visit does not take place, as the desk says it."""
 STEPS: dict[str, tuple[Callable[..., Appointment], Any]] = {
     "arrive": (scheduling.arrive, lazy_gettext("%(name)s is here: number %(number)s.")),
     "undo": (scheduling.undo_arrival, lazy_gettext("%(name)s is expected again.")),
@@ -177,7 +162,7 @@ def card_of(visit: Appointment, branch: BranchFacts, moment: datetime) -> dict[s
         S.CANCELLED: gettext("Left") if left else gettext("Called off"),
         S.FULFILLED: gettext("Seen"),
     }
-    because = BECAUSE.get(CancelationReason(visit.cancelation_reason)) if visit.cancelation_reason else None
+    because = BECAUSE.get(visit.cancelation_reason or "")
     return {
         "id": visit.id,
         "name": name_of(visit.patient) if visit.patient else gettext("Name not shown"),
@@ -249,12 +234,13 @@ class Desk(Page):
             doctors=doctors_of(branch),
             doctor=doctor,
             q=looked_for,
-            reasons=[(code.value, str(word)) for code, word in BECAUSE.items()],
+            reasons=TOLD_AT_THE_DESK,
             refusal=refusal,
             said=said,
             long_wait=LONG_WAIT,
             may_walk_in=current().may("create", "Appointment"),
             may_check_in=current().may("create", "Encounter"),
+            not_reached=not_reached_at(branch) if template == "desk/today.html" else None,
         )
 
     @expose("/<int:visit_id>/<word>", methods=["POST"])
@@ -315,6 +301,12 @@ class Desk(Page):
             called=[line for _, line in newest][:8],
             waiting=[line["number"] for _, line in sorted(waiting, key=lambda each: each[0])][:40],
         )
+
+
+def not_reached_at(branch: BranchFacts) -> int | None:
+    """How many patients no message has reached; None for somebody who may not know."""
+    needed = ("Patient", "Communication", "WaitlistEntry", "SlotOffer")
+    return unreached.count(guard.session(), branch.id) if all(current().may("read", each) for each in needed) else None
 
 
 def number_of(said: str | None) -> int:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from sqlalchemy import inspect
 
 from app.services.words import spoken_phone, today
+from models.codes import CancelationReason
 from models.patients import Patient
 from views.base import words
 from views.speech import spoken_day
@@ -38,6 +39,29 @@ IDENTIFIERS = {
     "http://hl7.org/fhir/sid/us-ssn": lazy_gettext("Social security number (US)"),
     "branch": lazy_gettext("Old number at this branch"),
 }
+BECAUSE: dict[str, Any] = {
+    CancelationReason.PATIENT: lazy_gettext("The patient called it off, or left"),
+    CancelationReason.PATIENT_REMINDER: lazy_gettext("The patient called it off when reminded"),
+    CancelationReason.PATIENT_PORTAL: lazy_gettext("The patient called it off online"),
+    CancelationReason.PATIENT_BETTER: lazy_gettext("The patient feels better"),
+    CancelationReason.PATIENT_TRANSPORT: lazy_gettext("The patient has no transport"),
+    CancelationReason.PATIENT_DECEASED: lazy_gettext("The patient has died"),
+    CancelationReason.PRACTITIONER: lazy_gettext("The doctor called it off"),
+    CancelationReason.PRACTITIONER_AWAY: lazy_gettext("The doctor is ill or away"),
+    CancelationReason.ROOM: lazy_gettext("The room cannot be used"),
+    CancelationReason.EQUIPMENT: lazy_gettext("The equipment is out of order"),
+    CancelationReason.INTERPRETER: lazy_gettext("There is no interpreter"),
+    CancelationReason.WEATHER: lazy_gettext("The weather"),
+    CancelationReason.ERROR: lazy_gettext("Booked by mistake"),
+    CancelationReason.OTHER: lazy_gettext("Another reason"),
+}
+"""Why a visit does not take place."""
+TOLD_AT_THE_DESK = [
+    (code, word)
+    for code, word in BECAUSE.items()
+    if code not in (CancelationReason.PATIENT_REMINDER, CancelationReason.PATIENT_PORTAL)
+]
+"""Those of them that somebody at a desk chooses; the others are what links and portals write."""
 
 
 def name_of(patient: Patient) -> str:

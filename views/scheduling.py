@@ -377,7 +377,7 @@ class Hours(Page):
 
 
 def _number(said: str | None) -> int:
-    return int(said) if said and said.isdigit() and len(said) < 19 else 0
+    return int(said) if said and said.isdecimal() and len(said) < 19 else 0
 
 
 def _person(practitioner_id: int) -> Practitioner:

@@ -14,7 +14,7 @@ from wtforms.validators import InputRequired, Length, Optional
 
 from app import guard
 from app.actor import current
-from app.errors import NotFound, Refusal
+from app.errors import NotFound, Refusal, SlotTaken
 from app.services import clinical, scheduling, waitlist
 from models.base import now
 from models.codes import WaitlistStatus
@@ -79,12 +79,17 @@ class Waiting(Page):
     def _page(self, refusal: str | None = None) -> str:
         branch, session = here(), guard.session()
         at = [branch.id] if branch else []
+        entries = waitlist.waiting(session, branch_ids=at)
+        passed = waitlist.let_pass(session, entries) if entries and current().may("read", "SlotOffer") else {}
         return self.render(
             "desk/waiting.html",
             page_title=gettext("Waiting list"),
             branch_facts=branch,
             offers=[offer_card(offer) for offer in waitlist.open_offers(session, branch_ids=at)],
-            rows=[entry_card(rank, entry) for rank, entry in enumerate(waitlist.waiting(session, branch_ids=at), 1)],
+            rows=[
+                {**entry_card(rank, entry), "passed": passed_card(passed.get(entry.id))}
+                for rank, entry in enumerate(entries, 1)
+            ],
             refusal=refusal,
             may_add=current().may("create", "WaitlistEntry"),
             may_answer=current().may("update", "SlotOffer") and current().may("create", "Appointment"),
@@ -154,15 +159,19 @@ class Waiting(Page):
     @open_to("update", "WaitlistEntry")
     def answer(self, invitation_id: int, word: str) -> Any:
         """What a patient who calls says to an offered time."""
-        if word not in ("accept", "decline"):
+        if word not in ("accept", "after-all", "decline"):
             raise NotFound
         booked = None
         try:
             with guard.unit_of_work() as session:
-                if word == "accept":
-                    booked = waitlist.accept(session, invitation_id).id
-                else:
+                if word == "decline":
                     waitlist.decline(session, invitation_id)
+                else:
+                    booked = waitlist.accept(session, invitation_id, after_all=word == "after-all").id
+        except SlotTaken:
+            guard.session.rollback()
+            gone = gettext("Somebody else has this time, or it is held for others now. Find them another one.")
+            return self._page(gone), SlotTaken.status
         except Refusal as refusal:
             if refusal.status in (403, 404):
                 raise
@@ -237,6 +246,27 @@ def invitation_card(invitation: SlotOfferInvitation) -> dict[str, Any]:
         "phone": numbers[0] if numbers else "",
         "answer": str(ANSWERS[invitation.answer]) if invitation.answer else "",
         "open": invitation.answer is None and invitation.entry.status == WaitlistStatus.WAITING,
+        "declined": invitation.answer == "declined" and invitation.entry.status == WaitlistStatus.WAITING,
+    }
+
+
+def passed_card(invitation: SlotOfferInvitation | None) -> dict[str, Any] | None:
+    """A time somebody who waits let pass, which they may have after all while it is free."""
+    if invitation is None:
+        return None
+    offer = invitation.offer
+    return {
+        "id": invitation.id,
+        "when": moment(offer.start_at, offer.branch_id),
+        "doctor": offer.practitioner.name,
+        "find_href": url_for(
+            "Booking.ask",
+            patient_id=invitation.patient_id,
+            visit_type_id=offer.visit_type_id,
+            practitioner_id=offer.practitioner_id,
+            branch_id=offer.branch_id,
+            start=offer.start_at.isoformat(),
+        ),
     }
 
 

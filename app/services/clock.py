@@ -34,17 +34,24 @@ def instant(wall: datetime, where: ZoneInfo, *, second: bool | None = None, fiel
 
 
 def spoken_instant(text: str, *, field: str = "start") -> datetime:
-    """An ISO 8601 date and time with its offset, in UTC. Raises Invalid for another text or one without offset."""
+    """An ISO 8601 date and time with its offset, in UTC.
+
+    Raises Invalid for another text, one without offset, and a time so far away that nothing could be reckoned from it.
+    """
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise Invalid("Write the time like 2026-11-22T09:30:00+01:00.", field=field) from error
     if found.tzinfo is None:
         raise Invalid("Say the time with its offset, such as 2026-11-22T09:30:00+01:00.", field=field)
-    try:
-        return found.astimezone(UTC)
-    except OverflowError as error:
-        raise Invalid("This time is too far away.", field=field) from error
+    if not believable(found):
+        raise Invalid("This time is too far away.", field=field)
+    return found.astimezone(UTC)
+
+
+def believable(when: datetime) -> bool:
+    """Whether a time is near enough to add days to it, and to see it by any clock."""
+    return 1900 <= when.year < 2200
 
 
 def day_of(day: date, where: ZoneInfo) -> tuple[datetime, datetime]:

@@ -85,7 +85,7 @@ def wait(client: Redis, after: str, *, milliseconds: int) -> list[Entry]:
 
 def missed(client: Redis, since: object, until: str) -> list[Entry] | None:
     """The events after one up to another; None where not all of them are there, or too many. Raises RedisError."""
-    if not isinstance(since, str) or not re.fullmatch(r"\d{1,19}-\d{1,19}", since):
+    if not isinstance(since, str) or not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", since):
         return None
     if order(since) >= order(until):
         return [] if order(since) <= order(last(client)) else None

@@ -22,7 +22,7 @@ FREE = text(
     """
     SELECT * FROM wb_free_times(:visit, :length, CAST(:places AS bigint[]), CAST(:people AS bigint[]),
       CAST(:room AS bigint), CAST(:whom AS bigint), :origin, :until, CAST(:past_start AS timestamptz),
-      CAST(:past_person AS bigint), :most)
+      CAST(:past_person AS bigint), CAST(:past_place AS bigint), :most)
     """
 )
 CLASHING = text(
@@ -149,6 +149,7 @@ def first_free(
             "until": min(until or begins + HORIZON, begins + HORIZON),
             "past_start": after.start_at if after else None,
             "past_person": after.practitioner_id if after else None,
+            "past_place": after.branch_id if after else None,
             "most": most,
         },
     )

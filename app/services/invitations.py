@@ -25,7 +25,7 @@ from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from app import events, guard, trail
+from app import guard, trail
 from app.actor import current, service
 from app.errors import (
     Forbidden,
@@ -244,16 +244,8 @@ def by_link(session: Session, token: str) -> Appointment:
 
 def confirm(session: Session, visit: Appointment) -> None:
     """The patient will come; the first time they said so is kept."""
-    if visit.confirmed_at is None:
-        guard.because("The patient confirmed by the link they were sent.")
-        visit.confirmed_at = now()
-        session.flush()
-        events.emit(
-            session,
-            events.AppointmentChanged(
-                visit.id, visit.branch_id, visit.practitioner_id, visit.patient_id, visit.version
-            ),
-        )
+    guard.because("The patient confirmed by the link they were sent.")
+    scheduling.confirm(session, visit)
 
 
 def call_off(session: Session, visit: Appointment) -> None:

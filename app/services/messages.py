@@ -54,6 +54,8 @@ LEASE = timedelta(minutes=10)
 """For how long a message that somebody began to send is nobody else's."""
 BATCH = 200
 """Messages at most that one run sends; the next one goes on."""
+KEPT = timedelta(days=30)
+"""For how long messages stay in the folder that stands in for a carrier."""
 NEWS = timedelta(hours=2)
 """For how long somebody who was too late for a freed time is still told so."""
 CATALOGUES = Path(__file__).resolve().parents[2] / "translations"
@@ -99,6 +101,17 @@ class Outbox:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
         draft.replace(self.folder / name)
+
+    def prune(self, before: datetime) -> int:
+        """Remove what was laid down before a moment, and give how many files that were."""
+        old = [
+            path
+            for path in (self.folder.iterdir() if self.folder.is_dir() else ())
+            if path.is_file() and not path.is_symlink() and path.stat().st_mtime < before.timestamp()
+        ]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
 
 
 @dataclass(frozen=True)
@@ -213,15 +226,20 @@ class Post:
     mail: Mail
     sms: Gateway
     hours: tuple[int, ...]
+    outbox: Outbox | None = None
+    """The folder that stands in for a carrier, or once did."""
 
 
 _post: Post | None = None
 
 
-def connect(mail: Mail, sms: Gateway, hours: Sequence[int]) -> None:
-    """Tell this process what carries its messages; `hours` before a visit patients are reminded."""
+def connect(mail: Mail, sms: Gateway, hours: Sequence[int], outbox: Path | None = None) -> None:
+    """Tell this process what carries its messages; `hours` before a visit patients are reminded.
+
+    `outbox` is the folder that is kept tidy whatever carries them now.
+    """
     global _post
-    _post = Post(mail, sms, tuple(sorted(hours)))
+    _post = Post(mail, sms, tuple(sorted(hours)), Outbox(outbox) if outbox else None)
 
 
 def carriers(smtp: str, sms_url: str, sms_token: str, outbox: Path) -> tuple[Mail, Gateway]:
@@ -650,6 +668,13 @@ def remind() -> None:
     send_all([(row.id, row.medium) for row in waiting])
 
 
+def tidy() -> None:
+    """Remove messages from the outbox folder that have lain there for 30 days."""
+    folder = post().outbox
+    if folder is not None and (removed := folder.prune(now() - KEPT)):
+        log.info("messages.pruned", files=removed)
+
+
 def due(session: Session, hours: int) -> Sequence[Appointment]:
     """The visits whose patients are to be reminded now, so many hours before, and can be reached at all.
 
@@ -709,6 +734,7 @@ __all__ = [
     "send",
     "tell",
     "tell_offer",
+    "tidy",
     "window_of",
     "written",
 ]

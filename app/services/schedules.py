@@ -19,7 +19,7 @@ from app.services.words import line
 from models.base import now
 from models.codes import AppointmentStatus, ScheduleChange
 from models.organization import Branch, Practitioner, Room
-from models.scheduling import Appointment, Equipment, ScheduleException, VisitType, WorkingHours
+from models.scheduling import BLOCKING, Appointment, Equipment, ScheduleException, VisitType, WorkingHours
 
 AHEAD = timedelta(days=400)
 """How far visits are looked at that a change of hours would leave outside them."""
@@ -127,7 +127,7 @@ def _booked_with(session: Session, thing: Equipment) -> bool:
     coming = select(Appointment).where(
         Appointment.equipment_ids.contains([thing.id]),
         Appointment.end_at > now(),
-        Appointment.status == AppointmentStatus.BOOKED,
+        Appointment.status.in_(BLOCKING),
     )
     return session.scalars(coming.limit(1)).first() is not None
 

@@ -339,7 +339,7 @@ def instead(
         visit_type_id=old.visit_type_id,
         practitioner_id=practitioner_id or old.practitioner_id,
         start_at=start_at,
-        minutes=minutes or round((old.end_at - old.start_at).total_seconds() / 60),
+        minutes=round((old.end_at - old.start_at).total_seconds() / 60) if minutes is None else minutes,
         room_id=old.room_id if room_id is None else room_id,
         # Elsewhere it is done with what they have there.
         equipment_ids=tuple(old.equipment_ids) if branch_id == old.branch_id else (),
@@ -350,10 +350,13 @@ def instead(
     )
 
 
-def move_all(session: Session, moves: Sequence[tuple[Appointment, Asked]]) -> list[Appointment]:
+def move_all(
+    session: Session, moves: Sequence[tuple[Appointment, Asked]], *, series_id: int | None = None
+) -> list[Appointment]:
     """Book something else in place of each of these visits, which the caller has locked; all of them or none.
 
-    All are called off before the first is booked again, so that one may go where another was.
+    All are called off before the first is booked again, so that one may go where another was. With a `series_id` the
+    new ones belong to that series.
     """
     new = [prepared(session, asked) for _, asked in moves]
     free_times.hold(session, *(wanted_by(old) for old, _ in moves), *map(wanted_by, new))
@@ -361,9 +364,18 @@ def move_all(session: Session, moves: Sequence[tuple[Appointment, Asked]]) -> li
         advance(session, old, S.CANCELLED, ended_at=now())
     for visit, (old, _) in zip(new, moves, strict=True):
         visit.moved_from_id, visit.uid, visit.sequence = old.id, old.uid, old.sequence + 1
-        visit.series_id = old.series_id
+        visit.series_id = series_id or old.series_id
+        visit.reason = _reason_of(old)
         write(session, visit)
     return new
+
+
+def _reason_of(visit: Appointment) -> Any:
+    """What a visit is for, to be written elsewhere: the database copies what the actor is not shown."""
+    if "reason" not in current().rights.hidden("Appointment"):
+        return visit.reason
+    kept = Appointment.__table__
+    return select(kept.c.reason).where(kept.c.id == visit.id).scalar_subquery()
 
 
 def wanted_by(visit: Appointment) -> Wanted:
@@ -386,6 +398,17 @@ def cancel(session: Session, appointment_id: int, *, reason: str, version: int |
         raise Invalid("Please choose one of the reasons offered.", field="reason")
     visit = held(session, appointment_id, version=version)
     return advance(session, visit, S.CANCELLED, cancelation_reason=reason, ended_at=now(), sequence=visit.sequence + 1)
+
+
+def confirm(session: Session, visit: Appointment) -> Appointment:
+    """The patient will come; the first time they said so is kept. Raises IllegalTransition where it is not to come."""
+    if visit.status not in (S.BOOKED, S.PENDING):
+        raise IllegalTransition
+    if visit.confirmed_at is None:
+        visit.confirmed_at = now()
+        session.flush()
+        _made_known(session, visit)
+    return visit
 
 
 def arrive(session: Session, appointment_id: int) -> Appointment:
@@ -426,7 +449,7 @@ def check_in(session: Session, appointment_id: int) -> Appointment:
         branch_id=visit.branch_id,
         practitioner_id=visit.practitioner_id,
         started_at=now(),
-        reason=visit.reason,
+        reason=_reason_of(visit),
         type_display=_found(session, VisitType, visit.visit_type_id, "visit_type").name,
     )
     session.add(encounter)
@@ -474,6 +497,12 @@ def show(session: Session, appointment_id: int) -> Appointment:
     if visit is None:
         raise guard.refuse("read", "Appointment", NotFound)
     return visit
+
+
+def shown(session: Session, appointment_ids: Collection[int]) -> Sequence[Appointment]:
+    """Visits with everything about them, in order."""
+    statement = select(Appointment).where(Appointment.id.in_(appointment_ids))
+    return session.scalars(whole(statement.order_by(Appointment.start_at, Appointment.id))).all()
 
 
 def between(

@@ -25,7 +25,10 @@ from models.scheduling import Appointment, AppointmentSeries
 MOST = 104
 """Visits of one series."""
 FREQUENCIES: dict[str, Literal[1, 2, 3]] = {"daily": DAILY, "weekly": WEEKLY, "monthly": MONTHLY}
+DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 TO_COME = (AppointmentStatus.BOOKED, AppointmentStatus.PENDING)
+GONE = (AppointmentStatus.CANCELLED, AppointmentStatus.ENTERED_IN_ERROR)
+SAME_TIME = "Another visit of this series would be at the same time."
 Scope = Literal["one", "following", "all"]
 
 
@@ -170,10 +173,12 @@ def of(session: Session, series_id: int) -> Sequence[Appointment]:
     return session.scalars(scheduling.whole(statement.order_by(Appointment.start_at, Appointment.id))).all()
 
 
-def chosen(session: Session, appointment_id: int, scope: Scope, *, locked: bool = False) -> list[Appointment]:
+def chosen(
+    session: Session, appointment_id: int, scope: Scope, *, locked: bool = False, version: int | None = None
+) -> list[Appointment]:
     """The visits still to come that a change is about, in order; `locked` until the transaction ends.
 
-    Raises NotFound, and IllegalTransition where there is none.
+    Raises NotFound, and IllegalTransition where there is none or the one named is not of that `version` any more.
     """
     visit = session.get(Appointment, appointment_id)
     if visit is None:
@@ -188,6 +193,8 @@ def chosen(session: Session, appointment_id: int, scope: Scope, *, locked: bool 
     if locked:
         statement = statement.with_for_update().execution_options(populate_existing=True)
     found = session.scalars(statement.order_by(Appointment.id)).all()  # whoever locks several does so in this order
+    if version is not None and (visit not in found or visit.version != version):
+        raise IllegalTransition
     if not found:
         raise IllegalTransition("Only visits that are still to come can be changed.")
     return sorted(found, key=lambda each: each.start_at)
@@ -209,18 +216,28 @@ def plan_change(
     wall: datetime,
     practitioner_id: int | None = None,
     room_id: int | None = None,
+    override_reason: str = "",
+    skip: Collection[int] = (),
 ) -> list[Shift]:
     """Where the chosen visits would go if the one named went to `wall` (naive, by its branch's clock); writes nothing.
 
-    The others move by as many days, to the same time of day.
+    The others move by as many days, to the same time of day; those to `skip`, by number, stay where they are.
     """
     guard.require("update", "Appointment")
-    visits = chosen(session, appointment_id, scope)
+    visits = [visit for visit in chosen(session, appointment_id, scope) if visit.id not in skip]
     branch, walls = _shifted(session, appointment_id, visits, wall)
     besides, shifts = [visit.id for visit in visits], []
     for nth, (visit, then) in enumerate(zip(visits, walls, strict=True)):
+        if then in walls[:nth]:
+            shifts.append(Shift(visit, Occurrence(nth, then, None, SAME_TIME)))
+            continue
         asked = scheduling.instead(
-            session, visit, start_at=visit.start_at, practitioner_id=practitioner_id, room_id=room_id
+            session,
+            visit,
+            start_at=visit.start_at,
+            practitioner_id=practitioner_id,
+            room_id=room_id,
+            override_reason=override_reason,
         )
         shifts.append(Shift(visit, _looked_at(session, asked, branch, nth, then, besides=besides)))
     return shifts
@@ -246,13 +263,19 @@ def change(
     practitioner_id: int | None = None,
     room_id: int | None = None,
     override_reason: str = "",
+    skip: Collection[int] = (),
+    version: int | None = None,
 ) -> list[Appointment]:
-    """Move the chosen visits, all or none, and give the new ones in order.
+    """Move the chosen visits but those to `skip`, by number; all or none. Gives the new ones in order.
 
+    Several that are moved while others of their series stay become a series of their own; one alone stays in it.
     Raises as `scheduling.move` does, and Invalid for an hour that the clocks leave out.
     """
     guard.require("update", "Appointment")
-    visits = chosen(session, appointment_id, scope, locked=True)
+    found = chosen(session, appointment_id, scope, locked=True, version=version)
+    visits = [visit for visit in found if visit.id not in skip]
+    if not visits:
+        raise Invalid("Every visit would stay where it is.", field="take")
     branch, walls = _shifted(session, appointment_id, visits, wall)
     moves = []
     for visit, then in zip(visits, walls, strict=True):
@@ -265,13 +288,113 @@ def change(
             override_reason=override_reason,
         )
         moves.append((visit, asked))
-    return scheduling.move_all(session, moves)
+    series_id = None if scope == "one" else _regrouped(session, visits, branch, walls)
+    return scheduling.move_all(session, moves, series_id=series_id)
 
 
-def call_off(session: Session, appointment_id: int, scope: Scope, *, reason: str) -> list[Appointment]:
-    """Call the chosen visits off, with a coded reason, all or none."""
-    visits = chosen(session, appointment_id, scope, locked=True)
+def call_off(
+    session: Session, appointment_id: int, scope: Scope, *, reason: str, version: int | None = None
+) -> list[Appointment]:
+    """Call the chosen visits off, with a coded reason, all or none; a series that ends by it says so in its rule."""
+    guard.require("update", "Appointment")
+    visits = chosen(session, appointment_id, scope, locked=True, version=version)
+    if scope != "one":
+        _ended(session, visits)
     return [scheduling.cancel(session, visit.id, reason=reason) for visit in visits]
+
+
+# ---- what the rule says afterwards -------------------------------------------------------------------------------
+
+
+def _regrouped(
+    session: Session, visits: Sequence[Appointment], branch: Branch, walls: Sequence[datetime]
+) -> int | None:
+    """The series that visits of one series belong to once they are moved to `walls`, with its rule made true.
+
+    It is theirs still where nothing of it stays behind; otherwise a new one, and theirs ends before they began.
+    """
+    series = _held_series(session, visits[0].series_id)
+    if series is None:
+        return None
+    before = _walls_at(visits, branch)
+    dates = [wall for wall in _dates(series) if before[0] <= wall <= before[-1]]
+    by = walls[0].date() - before[0].date()
+    moved = [datetime.combine(wall.date() + by, walls[0].time()) for wall in dates]
+    rule, starts_on = _true_rule(_turned(series.rule, by.days), moved, walls)
+    if _ended(session, visits, series):
+        made = AppointmentSeries(
+            patient_id=series.patient_id, rule=rule, time_zone=branch.time_zone, starts_on=starts_on
+        )
+        session.add(made)
+        session.flush()
+        return made.id
+    series.rule, series.starts_on, series.time_zone = rule, starts_on, branch.time_zone
+    session.flush()
+    return series.id
+
+
+def _ended(session: Session, visits: Sequence[Appointment], series: AppointmentSeries | None = None) -> bool:
+    """Whether anything of a series stays when these visits leave it; then its rule says no more than that."""
+    series = series or _held_series(session, visits[0].series_id)
+    if series is None:
+        return False
+    leaving = {visit.id for visit in visits}
+    staying = [each for each in of(session, series.id) if each.id not in leaving and each.status not in GONE]
+    if not staying:
+        return False
+    branch = session.get_one(Branch, staying[0].branch_id)
+    begins = _walls_at(visits, branch)[0]
+    dates = [wall for wall in _dates(series) if wall < begins]
+    series.rule, series.starts_on = _true_rule(series.rule, dates, _walls_at(staying, branch))
+    session.flush()
+    return True
+
+
+def _held_series(session: Session, series_id: int | None) -> AppointmentSeries | None:
+    """A series, locked until the transaction ends; visits of it may be written meanwhile."""
+    if series_id is None:
+        return None
+    statement = select(AppointmentSeries).where(AppointmentSeries.id == series_id).with_for_update(key_share=True)
+    return session.scalars(statement.execution_options(populate_existing=True)).one()
+
+
+def _walls_at(visits: Sequence[Appointment], branch: Branch) -> list[datetime]:
+    """When visits are by the clock on a branch's wall."""
+    return [visit.start_at.astimezone(zone(branch.time_zone)).replace(tzinfo=None) for visit in visits]
+
+
+def _dates(series: AppointmentSeries) -> list[datetime]:
+    """Every date and time a series' rule amounts to."""
+    return list(rrulestr(series.rule, dtstart=series.starts_on))
+
+
+def _turned(rule: str, days: int) -> str:
+    """A rule whose days of the week are so many days later, its weeks beginning later too; without an end."""
+    said = _parts(rule)
+    said = {name: value for name, value in said.items() if name not in ("COUNT", "UNTIL")}
+    if "BYDAY" in said:
+        turned = [DAYS[(DAYS.index(day) + days) % 7] for day in (*said["BYDAY"].split(","), said.get("WKST", "MO"))]
+        *weekdays, said["WKST"] = turned
+        said["BYDAY"] = ",".join(weekdays)
+    return ";".join(f"{name}={value}" for name, value in said.items())
+
+
+def _parts(rule: str) -> dict[str, str]:
+    """A rule as name and value; nothing of one that is a list of dates."""
+    return dict(part.split("=", 1) for part in rule.split(";") if "=" in part)
+
+
+def _true_rule(rule: str, dates: Sequence[datetime], walls: Sequence[datetime]) -> tuple[str, datetime]:
+    """A rule with its first date on which all of `walls` lie: `rule`, where it amounts to `dates`; or else a list.
+
+    A list is what is left where months differ in length, or where single visits were moved or left out.
+    """
+    said = {name: value for name, value in _parts(rule).items() if name not in ("COUNT", "UNTIL")}
+    if said and dates and set(walls) <= set(dates):
+        text = ";".join(f"{name}={value}" for name, value in {**said, "COUNT": str(len(dates))}.items())
+        if list(rrulestr(text, dtstart=dates[0])) == list(dates):
+            return text, dates[0]
+    return "RDATE:" + ",".join(f"{wall:%Y%m%dT%H%M%S}" for wall in walls), walls[0]
 
 
 __all__ = ["Occurrence", "Rule", "Shift", "book_series", "call_off", "change", "plan", "plan_change"]

@@ -261,22 +261,26 @@ def open_offers(session: Session, *, branch_ids: Sequence[int] = ()) -> Sequence
     return session.scalars(statement.options(*with_all).order_by(SlotOffer.start_at, SlotOffer.id)).all()
 
 
-def accept(session: Session, invitation_id: int) -> Appointment:
+def accept(session: Session, invitation_id: int, *, after_all: bool = False) -> Appointment:
     """Take an offered time: the first one who does has it, and the others are told that it is gone.
 
-    Whoever has it may ask again, and gets the same visit.
+    Whoever has it may ask again, and gets the same visit. `after_all` is for whoever let it pass and calls the desk:
+    they have it as long as nobody else does and it is not held for others.
     Raises OfferOver where somebody else was quicker or it is not held any longer, and as `scheduling.book` does.
     """
     invitation, offer = _held_offer(session, invitation_id)
     entry = _held_entry(session, invitation.entry_id)
     if invitation.answer == "accepted" and entry.appointment_id is not None:
         return session.get_one(Appointment, entry.appointment_id)
-    over = offer.status != OfferStatus.OPEN or offer.until_at <= now() or entry.status != WaitlistStatus.WAITING
-    if over or invitation.answer is not None:
+    held = offer.status == OfferStatus.OPEN and offer.until_at > now()
+    if entry.status != WaitlistStatus.WAITING or offer.status == OfferStatus.TAKEN:
+        raise OfferOver
+    if not after_all and (not held or invitation.answer is not None):
         raise OfferOver
     # Whoever waits for the held time to be let go must not hold what this transaction needs next.
     free_times.hold(session, _wanted(offer, invitation.patient_id))
     offer.status = OfferStatus.TAKEN
+    invitation.answer = None
     session.flush()
     asked = scheduling.Asked(
         patient_id=invitation.patient_id,
@@ -292,6 +296,23 @@ def accept(session: Session, invitation_id: int) -> Appointment:
     entry.status, entry.appointment_id = WaitlistStatus.BOOKED, visit.id
     _answered(session, offer, invitation, "accepted")
     return visit
+
+
+def let_pass(session: Session, entries: Sequence[WaitlistEntry]) -> dict[int, SlotOfferInvitation]:
+    """The last time on offer that those who wait let pass, where it is still to come: {number of the entry: it}."""
+    statement = (
+        select(SlotOfferInvitation)
+        .join(SlotOfferInvitation.offer)
+        .where(
+            SlotOfferInvitation.entry_id.in_([entry.id for entry in entries]),
+            SlotOfferInvitation.answer.in_(("declined", "late")),
+            SlotOffer.status == OfferStatus.EXPIRED,
+            SlotOffer.start_at > now(),
+        )
+        .options(joinedload(SlotOfferInvitation.offer).joinedload(SlotOffer.practitioner))
+        .order_by(SlotOfferInvitation.id)
+    )
+    return {each.entry_id: each for each in session.scalars(statement)}
 
 
 def decline(session: Session, invitation_id: int) -> None:

@@ -50,17 +50,17 @@ def address(app: Flask) -> Iterator[str]:
 class Complaints:
     """What a page complained of: script errors, refused styles, assets from elsewhere."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self) -> None:
         self.found: list[str] = []
 
-    def listen(self, page: Page) -> None:
+    def listen(self, page: Page, address: str) -> None:
+        """Note what a page of the application at an address complains of."""
         page.on("pageerror", lambda error: self.found.append(f"script: {error}"))
         page.on(
             "console",
             lambda line: (
                 self.found.append(f"console: {line.text}")
-                # This server speaks no WebSocket: tests/integration/test_live.py has one that does.
+                # This server speaks no WebSocket (tests/live.py has some that do), and connections are meant to break.
                 if line.type == "error" and "status of 4" not in line.text and "/socket.io/" not in line.text
                 else None
             ),
@@ -69,7 +69,7 @@ class Complaints:
             "request",
             lambda request: (
                 self.found.append(f"elsewhere: {request.url}")
-                if not request.url.startswith((self.address, "data:", "blob:"))
+                if not request.url.startswith((address, "data:", "blob:"))
                 else None
             ),
         )
@@ -77,24 +77,27 @@ class Complaints:
 
 @pytest.fixture
 def sit_down(engine: Browser, address: str, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Sign in as somebody in a browser window of their own; at the end no page may have complained."""
-    complaints = Complaints(address)
+    """Sign in as somebody in a browser window of their own; at the end no page may have complained.
+
+    Where several web processes serve one place, `at` is the address of the one to go to.
+    """
+    complaints = Complaints()
     windows = []
 
-    def sign_in(username: str, *, width: int = 1280, scheme: str = "light") -> Page:
+    def sign_in(username: str, *, width: int = 1280, scheme: str = "light", at: str = address) -> Page:
         window = engine.new_context(
             viewport={"width": width, "height": 860},
             color_scheme="dark" if scheme == "dark" else "light",
-            base_url=address,
+            base_url=at,
         )
         windows.append(window)
         page = window.new_page()
-        complaints.listen(page)
+        complaints.listen(page, at)
         page.goto("/login/")
         page.get_by_label("User name").fill(username)
         page.get_by_label("Password").fill(PASSWORD)
         page.keyboard.press("Enter")
-        page.wait_for_url(address + "/")
+        page.wait_for_url(at + "/")
         return page
 
     yield sign_in

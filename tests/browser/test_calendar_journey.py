@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from sqlalchemy import select
 
 from app import guard
-from app.services import scheduling
+from app.services import scheduling, series
 from models.base import now
 from models.scheduling import Appointment
 from tests import factories
@@ -288,3 +289,71 @@ def test_paper_and_a_narrow_screen_show_the_list(sit_down: SitDown, practice: Pr
         expect(dialog).to_be_visible()
         dialog.locator("summary", has_text="Move").click()
         assert dialog.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+
+
+def test_a_series_is_moved_together_after_each_visit_was_looked_at(
+    sit_down: SitDown, practice: Practice, day: date
+) -> None:
+    """From the card of one visit, by keyboard where it is quicker; the one that cannot go stays."""
+    first = datetime.combine(day + timedelta(days=300), time(9), tzinfo=MADRID)
+    asked = scheduling.Asked(
+        practice.patients[2], practice.visit, practice.doctor, first, room_id=practice.room, branch_id=practice.branch
+    )
+    with factories.acting(practice.desk), guard.unit_of_work() as session:
+        number = series.book_series(session, asked, series.Rule("weekly", count=4)).id
+    second = of_series(number)[1]
+    booked(practice, (first + timedelta(days=15)).date(), time(11), patient=3, room_id=practice.room)
+    page = sit_down("reception")
+    page.goto(address(practice, start_of(second["id"]).date()))
+    face(page, "Medina").click()
+    dialog = page.get_by_role("dialog", name="Medina")
+    dialog.get_by_role("link", name="Move or call off several").click()
+    expect(page.get_by_role("heading", name="Repeated visits of Medina, Jesús")).to_be_visible()
+    expect(page.get_by_label("This and the following (3)")).to_be_checked()
+    expect(page.get_by_label("Why", exact=True)).to_be_hidden()
+    page.get_by_label("New day of this visit").fill((first + timedelta(days=8)).date().isoformat())
+    page.get_by_label("New time").fill("11:00")
+    page.get_by_label("New time").press("Enter")
+    expect(page.get_by_role("heading", name="2 of 3 can be moved")).to_be_visible()
+    expect(page.get_by_text("Dora Doctor is taken from 11:00 to 11:30.")).to_be_visible()
+    assert [row["id"] for row in of_series(number)][1] == second["id"]
+    page.get_by_role("button", name="Move the ticked visits").click()
+    expect(page.get_by_text("2 visits are moved.")).to_be_visible()
+    moved = rows_after(second["id"])[0]
+    assert moved["start_at"] == second["start_at"] + timedelta(days=1, hours=2)
+    expect(page).to_have_url(re.compile(f"/appointments/{moved['id']}/$"))
+    assert len(of_series(number)) == 2
+
+    page.get_by_role("link", name="Move or call off several").click()
+    page.get_by_role("radio", name="Call off").check()
+    expect(page.get_by_label("New time")).to_be_hidden()
+    page.get_by_role("radio", name="All that are still to come (2)").check()
+    page.get_by_label("Why", exact=True).select_option("prov-pers")
+    page.get_by_role("button", name="Look at the visits").last.click()
+    expect(page.get_by_role("heading", name="These 2 visits would be called off")).to_be_visible()
+    page.get_by_role("button", name="Call these visits off").click()
+    expect(page.get_by_text("2 visits are called off.")).to_be_visible()
+    assert of_series(moved["series_id"]) == []
+    assert len(of_series(number)) == 2
+
+
+def of_series(number: int) -> list[Any]:
+    """The visits of a series that are booked, in order."""
+    table = Appointment.__table__
+    wanted = select(table).where(table.c.series_id == number, table.c.status == "booked").order_by(table.c.start_at)
+    with guard.engine().connect() as connection:
+        return list(connection.execute(wanted).mappings())
+
+
+def test_the_pages_of_the_desk_fit_a_narrow_screen(sit_down: SitDown, practice: Practice, day: date) -> None:
+    first = datetime.combine(day + timedelta(days=300), time(14), tzinfo=MADRID)
+    asked = scheduling.Asked(
+        practice.patients[4], practice.visit, practice.doctor, first, room_id=practice.room, branch_id=practice.branch
+    )
+    with factories.acting(practice.desk), guard.unit_of_work() as session:
+        number = series.book_series(session, asked, series.Rule("weekly", count=2)).id
+    page = sit_down("reception", width=320, scheme="dark")
+    for path in (f"/series/visit/{of_series(number)[0]['id']}/", "/desk/not-reached/", "/desk/", "/waitlist/"):
+        page.goto(path)
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(wide) <= 0, path

@@ -17,12 +17,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import text
 
 from app import guard
 from app.actor import service
+from app.services import series
+from app.services.scheduling import Asked
+from app.services.series import Rule
 from models.base import now
 from models.organization import Room
-from models.scheduling import Equipment, VisitType, WorkingHours
+from models.scheduling import Equipment, ScheduleException, VisitType, WorkingHours
+from tests import factories
 from tests.bench.house import Web, furnish, open_house, open_web
 from tests.factories import Hospital
 
@@ -294,6 +299,108 @@ def test_free_times_come_in_pages_without_gaps_or_doubles(api_as: ApiAs, practic
     assert set(found) == wanted
     assert found == sorted(found, key=lambda each: (datetime.fromisoformat(each[0]), each[1]))
     assert desk.get(f"{API}free", query_string={**asked, "after": "nonsense"}).status_code == 422
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_same_hours_at_two_branches_are_neither_skipped_nor_doubled(
+    api_as: ApiAs, practice: Practice, hospital: Hospital, day: date, size: int
+) -> None:
+    """Somebody who could see patients at either branch; a page may end between the two."""
+    person = hospital.staff["lab"]
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        for branch in hospital.branches:
+            extra = ScheduleException(kind="extra", practitioner_id=person, branch_id=branch)
+            extra.starts_at = datetime.combine(day, time(9), tzinfo=MADRID)
+            extra.ends_at = extra.starts_at + timedelta(hours=2)
+            session.add(extra)
+    asked = {
+        "visit_type_id": practice.visit,
+        "branch_id": hospital.branches,
+        "practitioner_id": person,
+        "from": at(day, 9),
+        "until": at(day, 11),
+        "limit": size,
+    }
+    desk, found, after = api_as("reception"), [], {}
+    while True:
+        told = desk.get(f"{API}free", query_string={**asked, **after}).get_json()
+        found += [(datetime.fromisoformat(each["start"]), each["branch_id"]) for each in told["result"]]
+        if told["next"] is None:
+            break
+        after = {"after": told["next"]}
+    begins = datetime.combine(day, time(9), tzinfo=MADRID)
+    assert found == [
+        (begins + half * timedelta(minutes=30), branch) for half in range(4) for branch in hospital.branches
+    ]
+
+
+@pytest.fixture
+def no_series_stays(database: Any) -> Iterator[None]:
+    """A series reaches into the days of other tests."""
+    yield
+    with guard.engine().begin() as connection:
+        connection.execute(
+            text("UPDATE appointment SET status = 'cancelled' WHERE series_id IS NOT NULL AND status = 'booked'")
+        )
+
+
+def series_of(practice: Practice, hospital: Hospital, day: date, count: int = 3) -> list[dict[str, Any]]:
+    """The visits of a weekly series at nine, in order."""
+    asked = Asked(
+        practice.patients[2],
+        practice.visit,
+        practice.doctor,
+        datetime.combine(day, time(9), tzinfo=MADRID),
+        branch_id=practice.branch,
+    )
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        number = series.book_series(session, asked, Rule("weekly", count=count)).id
+    return visits_of(number)
+
+
+def visits_of(number: int) -> list[dict[str, Any]]:
+    query = text("SELECT * FROM appointment WHERE series_id = :number AND status = 'booked' ORDER BY start_at")
+    with guard.engine().connect() as connection:
+        return [dict(row) for row in connection.execute(query, {"number": number}).mappings()]
+
+
+def test_several_of_a_series_are_moved_and_called_off_together(
+    api_as: ApiAs, practice: Practice, hospital: Hospital, day: date, no_series_stays: None
+) -> None:
+    desk, (first, second, third) = api_as("reception"), series_of(practice, hospital, day)
+    blocker = booked(desk, asking(practice, at(day + timedelta(days=15), 11), patient_id=practice.patients[4]))
+    body = {"start": at(day + timedelta(days=8), 11), "scope": "following", "version": second["version"]}
+    answer = desk.post(f"{API}{second['id']}/reschedule", json=body)
+    assert answer.status_code == 409
+    told = answer.get_json()
+    assert [(each["id"], bool(each["obstacle"])) for each in told["visits"]] == [
+        (second["id"], False),
+        (third["id"], True),
+    ]
+    assert visits_of(first["series_id"]) == [first, second, third]
+    assert desk.post(f"{API}{blocker['id']}/cancel", json={"reason": "pat"}).status_code == 200
+    for bad, status in (({"version": 99}, 409), ({"minutes": 45}, 422), ({"scope": "some"}, 422)):
+        assert desk.post(f"{API}{second['id']}/reschedule", json={**body, **bad}).status_code == status
+    assert visits_of(first["series_id"]) == [first, second, third]
+    moved = desk.post(f"{API}{second['id']}/reschedule", json=body).get_json()
+    assert [each["start"] for each in moved["visits"]] == [at(day + timedelta(days=days), 11) for days in (8, 15)]
+    assert moved["result"]["moved_from_id"] == second["id"]
+    assert visits_of(first["series_id"]) == [first]
+    answer = desk.post(f"{API}{moved['id']}/cancel", json={"reason": "prov", "scope": "all"})
+    assert answer.status_code == 200
+    assert visits_of(moved["result"]["series_id"]) == []
+    assert visits_of(first["series_id"]) == [first]
+
+
+@pytest.mark.parametrize("username", ["billing", "patient"])
+def test_who_may_only_look_changes_no_series(
+    api_as: ApiAs, practice: Practice, hospital: Hospital, day: date, no_series_stays: None, username: str
+) -> None:
+    before = series_of(practice, hospital, day)
+    for verb, body in (("reschedule", {"start": at(day, 15)}), ("cancel", {"reason": "pat"})):
+        answer = api_as(username).post(f"{API}{before[0]['id']}/{verb}", json={**body, "scope": "all"})
+        assert answer.status_code in (403, 404)
+    assert visits_of(before[0]["series_id"]) == before
 
 
 @pytest.mark.parametrize("username", ["lab", "pharmacist", "privacy", "patient"])

@@ -271,7 +271,7 @@ def test_called_off_visits_are_hidden_until_asked_for(client_as: ClientAs, pract
     page = desk.page(f"{address}&off=1")
     assert f"/appointments/{number}/" in page
     assert "Called off" in page
-    assert "The patient asked for it" in desk.page(f"/appointments/{number}/")
+    assert "The patient called it off, or left" in desk.page(f"/appointments/{number}/")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,15 @@ from sqlalchemy import select, text
 
 from app import guard
 from app.actor import service
+from app.policy import may
 from app.services import schedules, scheduling, waitlist
+from app.services.words import spoken_phone
 from models.base import now
 from models.clinical import Encounter
 from models.organization import Branch
 from models.scheduling import (
     Appointment,
+    Communication,
     ScheduleException,
     SlotOfferInvitation,
     VisitType,
@@ -70,7 +73,9 @@ def empty(kind: int) -> Iterator[None]:
     guard.session.remove()
     with guard.engine().begin() as connection:
         connection.execute(
-            text("TRUNCATE appointment, queue_number, schedule_exception, waitlist_entry, slot_offer CASCADE")
+            text(
+                "TRUNCATE appointment, appointment_series, communication, queue_number, schedule_exception, waitlist_entry, slot_offer CASCADE"
+            )
         )
 
 
@@ -664,3 +669,300 @@ def test_a_series_that_cannot_be_is_refused(
     assert refused.status_code == 422
     assert "Typed already" in refused.text
     assert factories.number_of(Appointment) == 0
+
+
+# ---- several of a series at once ---------------------------------------------------------------------------------
+
+
+def a_series(desk: Browser, hospital: Hospital, kind: int) -> list[int]:
+    """Three visits of the second patient, booked through the form; their numbers in order."""
+    path = f"/series/new/?patient={hospital.patients[1]}"
+    look = desk.submit(path, {**every_week(hospital, kind), "step": "look"})
+    booked_now = {**filled(look.text), "step": "book", "take": ["1", "2", "3"]}
+    assert desk.post("/series/new/", data=booked_now).status_code == 302
+    return coming()
+
+
+def coming() -> list[int]:
+    """The visits that are booked, in order."""
+    with guard.engine().connect() as connection:
+        query = text("SELECT id FROM appointment WHERE status = 'booked' ORDER BY start_at")
+        return list(connection.execute(query).scalars())
+
+
+def starts() -> list[datetime]:
+    return [factories.stored(Appointment, key)["start_at"] for key in coming()]
+
+
+def moved_by(hospital: Hospital, kind: int, days: int, at: str) -> dict[str, str]:
+    first = date.fromisoformat(every_week(hospital, kind)["day"])
+    return {"day": (first + timedelta(days=days)).isoformat(), "time": at}
+
+
+def test_several_of_a_series_are_moved_once_each_was_looked_at(
+    client_as: ClientAs, booked: Callable[..., int], hospital: Hospital, kind: int
+) -> None:
+    desk = client_as("reception")
+    first, second, third = a_series(desk, hospital, kind)
+    path, before = f"/series/visit/{second}/", starts()
+    assert path in desk.page(f"/appointments/{second}/")
+    new = factories.stored(Appointment, third)["start_at"] + timedelta(days=1, hours=2)
+    booked(round((new - now()).total_seconds() / 60), patient=4)
+    told = {"scope": "following", **moved_by(hospital, kind, 8, "12:00")}
+    look = desk.submit(path, {**told, "step": "look"})
+    assert look.status_code == 200
+    assert "1 of 2 can be moved" in look.text
+    assert re.search(r"Dora Doctor is taken from \d\d:\d\d to \d\d:\d\d\.", look.text)
+    assert "This and the following (2)" in look.text
+    assert starts()[:2] == before[:2]
+    form = {**filled(look.text), "step": "do"}
+    for change, status in (
+        ({"take": []}, 422),
+        ({"take": [str(second)], "time": "13:00"}, 409),
+        ({"take": [str(second)], "scope": "all"}, 409),
+        ({"take": [str(second), str(third)]}, 409),
+    ):
+        answer = desk.post(path, data={**form, **change})
+        assert answer.status_code == status, change
+        assert moved_by(hospital, kind, 8, "")["day"] in answer.text, "what was typed stays"
+        assert {first, second, third} <= set(coming())
+    answer = desk.post(path, data={**form, "take": [str(second)]})
+    assert answer.status_code == 302
+    (moved,) = set(coming()) - {first, second, third} - {row["id"] for row in others(4, hospital)}
+    assert answer.headers["Location"] == f"/appointments/{moved}/"
+    assert factories.stored(Appointment, moved)["start_at"] == before[1] + timedelta(days=1, hours=2)
+    assert factories.stored(Appointment, second)["status"] == "cancelled"
+    assert {first, third} <= set(coming())
+
+
+def others(patient: int, hospital: Hospital) -> list[Any]:
+    with guard.engine().connect() as connection:
+        query = text("SELECT id FROM appointment WHERE patient_id = :patient")
+        return list(connection.execute(query, {"patient": hospital.patients[patient]}).mappings())
+
+
+def test_several_of_a_series_are_called_off_with_a_reason(client_as: ClientAs, hospital: Hospital, kind: int) -> None:
+    desk = client_as("reception")
+    first, second, third = a_series(desk, hospital, kind)
+    path = f"/series/visit/{second}/"
+    look = desk.submit(path, {"what": "off", "scope": "following", "reason": "prov-pers", "step": "look"})
+    assert "These 2 visits would be called off" in look.text
+    assert coming() == [first, second, third]
+    form = {**filled(look.text), "step": "do"}
+    assert desk.post(path, data={**form, "reason": "bored"}).status_code == 422
+    assert desk.post(path, data={**form, "scope": "all"}).status_code == 409
+    assert coming() == [first, second, third]
+    with guard.engine().begin() as connection:  # somebody else was there meanwhile
+        connection.execute(text("UPDATE appointment SET version = version + 1 WHERE id = :id"), {"id": third})
+    assert desk.post(path, data=form).status_code == 409
+    assert coming() == [first, second, third]
+    again = desk.submit(path, {"what": "off", "scope": "following", "reason": "prov-pers", "step": "look"})
+    assert desk.post(path, data={**filled(again.text), "step": "do"}).status_code == 302
+    assert coming() == [first]
+    assert {factories.stored(Appointment, key)["cancelation_reason"] for key in (second, third)} == {"prov-pers"}
+    assert "The doctor is ill or away" in desk.page(f"/appointments/{second}/")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"day": ""}, {"time": "late"}, {"scope": "some"}, {"what": "burn"}, {"room": "999999"}]
+)
+def test_a_change_that_cannot_be_is_refused_and_what_was_typed_stays(
+    bad: dict[str, str], client_as: ClientAs, hospital: Hospital, kind: int
+) -> None:
+    desk = client_as("reception")
+    before = a_series(desk, hospital, kind)
+    told = {"scope": "all", "override_reason": "Typed already", **moved_by(hospital, kind, 1, "11:00"), **bad}
+    refused = desk.submit(f"/series/visit/{before[0]}/", {**told, "step": "look"})
+    assert refused.status_code == 422
+    assert "Typed already" in refused.text
+    assert coming() == before
+
+
+def test_who_does_no_desk_work_changes_no_series_and_one_alone_has_no_such_page(
+    client_as: ClientAs, booked: Callable[..., int], hospital: Hospital, kind: int
+) -> None:
+    desk = client_as("reception")
+    before = a_series(desk, hospital, kind)
+    path = f"/series/visit/{before[0]}/"
+    form = filled(desk.page(path))
+    for username in ("billing", "patient", "lab"):
+        somebody = client_as(username)
+        token = csrf_of(somebody.page("/me/"))
+        assert somebody.get(path).status_code == 403
+        sent = {**form, "csrf_token": token, "what": "off", "scope": "all", "reason": "pat", "step": "do"}
+        assert somebody.post(path, data=sent).status_code == 403
+    assert coming() == before
+    alone = booked(60 * 24, patient=3)
+    assert desk.get(f"/series/visit/{alone}/").headers["Location"] == f"/appointments/{alone}/"
+    assert "/series/visit/" not in desk.page(f"/appointments/{alone}/")
+
+
+# ---- whom no message reaches -------------------------------------------------------------------------------------
+
+NOT_REACHED = "/desk/not-reached/"
+
+
+@pytest.fixture
+def contacts(hospital: Hospital) -> Iterator[Callable[[int, str], None]]:
+    """Set what contact points a patient has, as JSON; afterwards they are as before."""
+    with guard.engine().connect() as connection:
+        rows = connection.execute(text("SELECT id, telecom::text FROM patient")).all()
+
+    def put(patient: int, telecom: str) -> None:
+        with guard.engine().begin() as database:
+            said = {"telecom": telecom, "id": hospital.patients[patient]}
+            database.execute(text("UPDATE patient SET telecom = CAST(:telecom AS jsonb) WHERE id = :id"), said)
+
+    yield put
+    for key, telecom in rows:
+        put(hospital.patients.index(key), telecom)
+
+
+def failed(hospital: Hospital, visit: int, kind: str = "reminder", medium: str = "sms", *, sent: bool = False) -> None:
+    """A message about a visit that was given up, or has left."""
+    row = factories.stored(Appointment, visit)
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        said = Communication(patient_id=row["patient_id"], appointment_id=visit, kind=kind, wave=48, medium=medium)
+        said.sent_at, said.failed_at = (now(), None) if sent else (None, now())
+        session.add(said)
+
+
+def listed(desk: Browser) -> list[str]:
+    """Who is on the list, by family name, and as many as the desk says."""
+    names = re.findall(r'class="desk-name"[^>]*>([^,<]+),', desk.page(NOT_REACHED))
+    said = re.search(r'href="/desk/not-reached/">.*?<span class="count">(\d+)</span>', desk.page(DESK), re.DOTALL)
+    assert said is not None
+    assert int(said[1]) == len(names)
+    return names
+
+
+def test_who_has_neither_phone_nor_e_mail_is_on_the_list_until_they_have(
+    client_as: ClientAs, booked: Callable[..., int], contacts: Callable[[int, str], None], hospital: Hospital
+) -> None:
+    desk = client_as("reception")
+    assert "All is well" in desk.page(NOT_REACHED)
+    booked(60 * 30, patient=3)
+    booked(60 * 31, patient=4)
+    booked(60 * 24 * 9, patient=5)
+    contacts(3, "[]")
+    contacts(5, "[]")
+    assert listed(desk) == ["Müller"]
+    page = desk.page(NOT_REACHED)
+    assert "No phone number and no e-mail address" in page
+    assert f"/patients/{hospital.patients[3]}/edit/" in page
+    contacts(3, '[{"system": "email", "value": "m@example.org"}]')
+    assert listed(desk) == []
+
+
+def test_a_message_that_failed_for_good_is_told_by_phone(
+    client_as: ClientAs, booked: Callable[..., int], hospital: Hospital
+) -> None:
+    desk = client_as("reception")
+    first, second, third, fourth = (booked(60 * 30 + 30 * n, patient=3 + n) for n in range(4))
+    failed(hospital, first)
+    failed(hospital, second)  # by SMS, and the e-mail left
+    failed(hospital, second, medium="email", sent=True)
+    failed(hospital, third, "booked")  # long ago, and the reminder left
+    failed(hospital, third, sent=True)
+    failed(hospital, fourth, "cancelled")
+    for reason, names in (("pat", ["Müller"]), ("prov", ["Müller", "Kowalska"])):
+        with guard.engine().begin() as connection:
+            off = "UPDATE appointment SET status = 'cancelled', cancelation_reason = :why WHERE id = :id"
+            connection.execute(text(off), {"why": reason, "id": fourth})
+        assert listed(desk) == names
+    page = desk.page(NOT_REACHED)
+    assert "The reminder could not be delivered" in page
+    assert spoken_phone("+34911234570") in page
+    token = csrf_of(desk.page("/me/"))
+    assert desk.post(f"/desk/not-reached/{first}/told", data={"csrf_token": token}).status_code == 302
+    assert factories.stored(Appointment, first)["confirmed_at"] is not None
+    assert listed(desk) == ["Kowalska"]
+    again = desk.post(f"/desk/not-reached/{fourth}/told", data={"csrf_token": token})
+    assert again.status_code == 409
+    assert factories.stored(Appointment, fourth)["confirmed_at"] is None
+
+
+def test_who_was_not_reached_by_an_offer_is_called_while_it_is_held(
+    client_as: ClientAs, booked: Callable[..., int], hospital: Hospital, kind: int
+) -> None:
+    desk = client_as("reception")
+    waits(desk, hospital, kind, 3)
+    (invitation,) = freed(booked(120, patient=2))
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        said = Communication(patient_id=hospital.patients[3], invitation_id=invitation, kind="offer", medium="sms")
+        said.failed_at = now()
+        session.add(said)
+    assert listed(desk) == ["Müller"]
+    assert "The offer of this time could not be delivered" in desk.page(NOT_REACHED)
+    assert answer(desk, invitation, "accept").status_code == 302
+    assert listed(desk) == []
+
+
+@pytest.mark.parametrize("username", ["lab", "pharmacist", "billing", "privacy", "patient"])
+def test_who_was_not_reached_is_the_desks_to_know(
+    username: str, client_as: ClientAs, booked: Callable[..., int], hospital: Hospital
+) -> None:
+    visit, somebody = booked(60 * 30, patient=3), client_as(username)
+    failed(hospital, visit)
+    token = csrf_of(somebody.page("/me/"))
+    assert somebody.get(NOT_REACHED).status_code == 403
+    assert somebody.post(f"/desk/not-reached/{visit}/told", data={"csrf_token": token}).status_code == 403
+    assert factories.stored(Appointment, visit)["confirmed_at"] is None
+
+
+def test_whose_role_shows_no_phones_is_not_told_who_has_none(
+    client_as: ClientAs,
+    booked: Callable[..., int],
+    contacts: Callable[[int, str], None],
+    hospital: Hospital,
+    granted: Callable[..., None],
+) -> None:
+    missing, visit = booked(60 * 30, patient=3), booked(60 * 31, patient=4)
+    contacts(3, "[]")
+    failed(hospital, visit)
+    granted("Receptionist", Patient=may("read update", masked=["telecom"]))
+    desk = client_as("reception")
+    assert listed(desk) == ["O&#39;Brien"]
+    page = desk.page(NOT_REACHED)
+    assert f"/appointments/{missing}/" not in page
+    assert "not shown to your role" in page
+    assert spoken_phone("+34911234571") not in page
+    granted("Receptionist", Communication=None)
+    desk = client_as("reception")
+    assert desk.get(NOT_REACHED).status_code == 403
+    assert "not-reached" not in desk.page(DESK)
+
+
+def test_counting_who_was_not_reached_is_no_look_at_a_record(
+    client_as: ClientAs, booked: Callable[..., int], hospital: Hospital, trail_lines: Any
+) -> None:
+    failed(hospital, booked(60 * 30, patient=3))
+    desk = client_as("reception")
+    trail_lines.forget()
+    assert 'class="count">1</span>' in desk.page(DESK)
+    assert not [line for line in trail_lines.events() if line["patient_id"] == hospital.patients[3]]
+    assert listed(desk) == ["Müller"]
+    assert [line for line in trail_lines.events() if line["patient_id"] == hospital.patients[3]]
+
+
+def test_who_declined_and_then_calls_has_the_time_while_it_is_free(
+    client_as: ClientAs, booked: Callable[..., int], hospital: Hospital, kind: int
+) -> None:
+    desk = client_as("reception")
+    waits(desk, hospital, kind, 1)
+    visit = booked(120, patient=3)
+    (only,) = freed(visit)
+    assert answer(desk, only, "decline").status_code == 302
+    page = desk.page("/waitlist/")
+    assert "Let pass:" in page
+    assert f"/waitlist/offer/{only}/after-all" in page
+    taken = booked(120, patient=4)
+    late = answer(desk, only, "after-all")
+    assert late.status_code == 409
+    assert "Somebody else has this time" in late.text
+    assert coming() == [taken]
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        scheduling.cancel(session, taken, reason="pat")
+    assert answer(desk, only, "after-all").status_code == 302
+    assert [factories.stored(Appointment, key)["patient_id"] for key in coming()] == [hospital.patients[1]]
+    assert "Let pass:" not in desk.page("/waitlist/")

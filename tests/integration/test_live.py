@@ -7,16 +7,11 @@ Sockets are told in the order of the stream, so a test that nothing came waits f
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
-from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,14 +33,12 @@ from models.access import EmergencyAccess
 from models.base import now
 from models.codes import RowScope
 from models.scheduling import Appointment, VisitType, WorkingHours
-from ops.processes import Process
 from ops.servers import Servers
-from tests.bench.house import PROJECT, House, Web, open_web
+from tests.bench.house import House, Web, open_web
 from tests.conftest import csrf_of
 from tests.factories import PASSWORD, Hospital, acting
+from tests.live import LIMIT, eventually, two_processes
 
-LIMIT = 40.0
-"""Seconds after which a test that waits has failed; nothing is said about how fast anything is."""
 HANDSHAKE = "/socket.io/?EIO=4&transport=websocket"
 UPGRADE = {
     "Connection": "Upgrade",
@@ -54,14 +47,6 @@ UPGRADE = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
 KEYS = {"event", "resource", "id", "branch_id", "version"}
-
-
-def eventually(happened: Callable[[], Any]) -> bool:
-    """Whether something comes to be true."""
-    deadline = time.monotonic() + LIMIT
-    while not (found := happened()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(found)
 
 
 class Desk:
@@ -183,31 +168,8 @@ def place(servers: Servers, database: Any) -> Iterator[Place]:
                 )
         session.flush()
         visit_id = visit.id
-    home = Path(tempfile.mkdtemp(prefix="wardbook-test-"))
-    house = House(home, servers, [])
-    queue = servers.redis_url.rpartition("/")[0] + "/7"
-    client = redis.Redis.from_url(queue)
-    client.flushdb()
-    name = database.url.rpartition("/")[2]
-    more = {"DATABASE_URL": database.url, "WARDBOOK_OWNER_URL": "", "REDIS_URL": queue}
-    try:
-        with contextlib.ExitStack() as stack:
-            webs = [stack.enter_context(open_web(house, name, workers=1, **more)) for _ in range(2)]
-            for command in ("worker", "scheduler"):
-                process = Process(
-                    name=command,
-                    command=[sys.executable, "run.py", command],
-                    log=home / "log" / f"{command}.log",
-                    environment={**house.environment(name), **more},
-                    directory=str(PROJECT),
-                    patience=15.0,
-                )
-                process.start()
-                stack.callback(process.stop)
-            yield Place(hospital, client, webs, visit_id)
-    finally:
-        client.close()
-        shutil.rmtree(home, ignore_errors=True)
+    with two_processes(servers, database) as running:
+        yield Place(hospital, running.redis, running.webs, visit_id)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import stat
@@ -360,6 +361,28 @@ def test_who_cannot_be_reached_is_not_and_a_bad_number_is_marked(
     assert [(row["medium"], row["failed_at"] is not None) for row in told() if row["appointment_id"] == near] == rows
     assert mails(outbox) == []
     assert texts(outbox) == []
+
+
+def test_the_outbox_keeps_messages_for_thirty_days(practice: Practice, outbox: Path, tmp_path: Path) -> None:
+    practice.book(timedelta(days=10))
+    messages.connect(MailFolder(Outbox(outbox)), SmsFolder(Outbox(outbox)), (48, 2), outbox)
+    reminders.tidy()  # there is no such folder yet
+    reminders.tell(practice.book(timedelta(days=11)))
+    new = set(outbox.iterdir())
+    assert len(new) == 2
+    elsewhere = tmp_path / "elsewhere.eml"
+    elsewhere.write_text("not ours")
+    old, nearly, link = outbox / "old.eml", outbox / "nearly.sms", outbox / "link.eml"
+    for path, days in ((old, 31), (nearly, 29), (elsewhere, 400)):
+        path.write_text("a message")
+        moment = (now() - timedelta(days=days)).timestamp()
+        os.utime(path, (moment, moment))
+    link.symlink_to(elsewhere)
+    for _ in range(2):
+        reminders.tidy()
+        assert set(outbox.iterdir()) == {*new, nearly, link}
+    assert elsewhere.exists()
+    assert base.CLOCKED[reminders.tidy.name] == 24 * 3600
 
 
 def test_the_news_comes_by_the_queue_after_the_commit(practice: Practice, servers: Servers, outbox: Path) -> None:

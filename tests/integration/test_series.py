@@ -85,8 +85,23 @@ def visits(number: int) -> list[Any]:
         return list(connection.execute(query, {"number": number}).mappings())
 
 
-def walls(number: int) -> list[datetime]:
-    return [each["start_at"].astimezone(MADRID).replace(tzinfo=None) for each in visits(number)]
+def walls(*numbers: int) -> list[datetime]:
+    found = [each["start_at"].astimezone(MADRID).replace(tzinfo=None) for number in numbers for each in visits(number)]
+    return sorted(found)
+
+
+def all_of(number: int) -> list[int]:
+    """A series with those that were split from it."""
+    patient = {"patient": factories.stored(AppointmentSeries, number)["patient_id"], "number": number}
+    query = "SELECT id FROM appointment_series WHERE patient_id = :patient AND id >= :number ORDER BY id"
+    with guard.engine().connect() as connection:
+        return list(connection.execute(text(query), patient).scalars())
+
+
+def promised(number: int) -> list[datetime]:
+    """The dates that the rule of a series amounts to."""
+    kept = factories.stored(AppointmentSeries, number)
+    return list(rrulestr(kept["rule"], dtstart=kept["starts_on"]))
 
 
 def change_of_clocks() -> tuple[date, date]:
@@ -197,7 +212,103 @@ def test_one_or_the_following_or_all_are_moved(hospital: Hospital, kind: int, sc
     wanted = [
         first + timedelta(weeks=nth) + (timedelta(days=1, hours=1) if nth in moved else timedelta()) for nth in range(3)
     ]
-    assert walls(number) == wanted
+    assert walls(*all_of(number)) == wanted
+    if scope == "one":  # it is an exception of its series, whose rule stands
+        assert promised(number) == [first + timedelta(weeks=nth) for nth in range(3)]
+        return
+    numbers = all_of(number)
+    assert len(numbers) == (1 if scope == "all" else 2)
+    assert [promised(each) for each in numbers] == [walls(each) for each in numbers]
+    assert factories.stored(AppointmentSeries, numbers[-1])["rule"] == f"FREQ=WEEKLY;COUNT={len(moved)}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "days", "told"),
+    [
+        (Rule("weekly", weekdays=(1, 4), count=5), 2, "FREQ=WEEKLY;BYDAY=WE,SA;WKST=WE;COUNT=5"),
+        (Rule("weekly", interval=2, weekdays=(1, 4), count=5), 4, "FREQ=WEEKLY;INTERVAL=2;BYDAY=FR,MO;WKST=FR;COUNT=5"),
+        (Rule("weekly", interval=2, weekdays=(1, 4), count=5), -3, None),
+        (Rule("daily", interval=3, count=4), 1, "FREQ=DAILY;INTERVAL=3;COUNT=4"),
+        (Rule("monthly", count=3), 0, "FREQ=MONTHLY;COUNT=3"),
+    ],
+)
+def test_the_rule_says_where_a_series_went(
+    hospital: Hospital, kind: int, rule: Rule, days: int, told: str | None
+) -> None:
+    first = soon(40)
+    first += timedelta(days=-first.weekday())
+    number = booked(hospital, wish(hospital, kind, first), rule)
+    before = walls(number)
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        series.change(session, visits(number)[1]["id"], "all", wall=before[1] + timedelta(days=days, hours=2))
+    assert walls(number) == [each + timedelta(days=days, hours=2) for each in before]
+    assert promised(number) == walls(number)
+    if told:
+        assert factories.stored(AppointmentSeries, number)["rule"] == told
+
+
+def test_what_no_rule_says_is_a_list_of_dates(hospital: Hospital, kind: int) -> None:
+    """The last of a month moved by a day is the first of the next, whatever its length."""
+    first = datetime.combine(date(now().year + 1, 1, 31), time(10))
+    number = booked(hospital, wish(hospital, kind, first), Rule("monthly", count=3))
+    assert walls(number) == [first, first.replace(month=3), first.replace(month=5)]
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        series.change(session, visits(number)[0]["id"], "all", wall=first + timedelta(days=1))
+    assert walls(number) == [first.replace(month=month, day=1) for month in (2, 4, 6)]
+    assert promised(number) == walls(number)
+    assert factories.stored(AppointmentSeries, number)["rule"].startswith("RDATE:")
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        series.change(session, visits(number)[1]["id"], "following", wall=walls(number)[1] + timedelta(hours=1))
+    assert [promised(each) for each in all_of(number)[-2:]] == [walls(each) for each in all_of(number)[-2:]]
+    assert len(promised(number)) == 1
+
+
+def test_what_was_left_out_or_moved_alone_does_not_make_the_rules_lie(hospital: Hospital, kind: int) -> None:
+    first = soon(40)
+    number = booked(hospital, wish(hospital, kind, first), Rule("weekly", count=6), skip=(1,))
+    alone = visits(number)[2]["id"]
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        series.change(session, alone, "one", wall=walls(number)[2] + timedelta(days=1))
+        stays = visits(number)[3]["id"]
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        series.change(
+            session, visits(number)[1]["id"], "following", wall=walls(number)[1] + timedelta(days=2), skip=[stays]
+        )
+    old, new = all_of(number)[0], all_of(number)[-1]
+    assert walls(old) == [first, first + timedelta(weeks=4)]
+    assert walls(new) == [first + timedelta(days=days) for days in (16, 24, 37)]
+    for each in (old, new):
+        assert promised(each) == walls(each)
+
+
+def test_two_of_a_series_never_come_to_the_same_time(hospital: Hospital, kind: int) -> None:
+    """One was moved alone, to another hour of the day of the next one; moved together they would meet."""
+    first = soon(40)
+    number = booked(hospital, wish(hospital, kind, first), Rule("daily", count=3))
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        series.change(session, visits(number)[0]["id"], "one", wall=first + timedelta(days=1, hours=-2))
+    before = walls(number)
+    with factories.acting(hospital.accounts["reception"]):
+        found = series.plan_change(guard.session(), visits(number)[0]["id"], "all", wall=first + timedelta(days=5))
+        assert [bool(each.occurrence.obstacle) for each in found] == [False, True, False]
+        with pytest.raises(SlotTaken), guard.unit_of_work() as session:
+            series.change(session, visits(number)[0]["id"], "all", wall=first + timedelta(days=5))
+    assert walls(number) == before
+
+
+def test_of_another_version_nothing_is_moved_or_called_off(hospital: Hospital, kind: int) -> None:
+    number = booked(hospital, wish(hospital, kind, soon()), Rule("weekly", count=3))
+    before, visit = walls(number), visits(number)[1]
+    with factories.acting(hospital.accounts["reception"]):
+        for refused in (
+            lambda s: series.change(s, visit["id"], "all", wall=soon(60), version=visit["version"] + 1),
+            lambda s: series.call_off(s, visit["id"], "all", reason="pat", version=visit["version"] + 1),
+            lambda s: series.change(s, visit["id"], "all", wall=soon(60), skip=[v["id"] for v in visits(number)]),
+        ):
+            with pytest.raises((IllegalTransition, Invalid)), guard.unit_of_work() as session:
+                refused(session)
+    assert walls(number) == before
+    assert promised(number) == before
 
 
 def test_a_daily_series_moves_into_its_own_steps(hospital: Hospital, kind: int) -> None:
@@ -232,7 +343,7 @@ def test_the_following_are_called_off(hospital: Hospital, kind: int) -> None:
     number = booked(hospital, wish(hospital, kind, first), Rule("weekly", count=3))
     with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
         series.call_off(session, visits(number)[1]["id"], "following", reason="prov")
-    assert walls(number) == [first]
+    assert walls(number) == promised(number) == [first]
 
 
 def test_a_time_without_its_offset_is_refused(hospital: Hospital, kind: int) -> None:
@@ -298,7 +409,7 @@ def test_what_has_been_stays_as_it_was(hospital: Hospital, kind: int) -> None:
     first, second, *rest = visits(number)
     with guard.engine().begin() as connection:
         connection.execute(text("UPDATE appointment SET status = 'noshow' WHERE id = :id"), {"id": first["id"]})
-        past = {"id": second["id"], "at": now() - timedelta(days=7)}
+        past = {"id": second["id"], "at": now().replace(second=0, microsecond=0) - timedelta(days=7)}
         connection.execute(
             text("UPDATE appointment SET start_at = :at, end_at = :at + interval '30 minutes' WHERE id = :id"), past
         )
@@ -307,6 +418,7 @@ def test_what_has_been_stays_as_it_was(hospital: Hospital, kind: int) -> None:
     assert {each.id for each in gone} == {each["id"] for each in rest}
     assert factories.stored(Appointment, first["id"])["status"] == "noshow"
     assert factories.stored(Appointment, second["id"])["status"] == "booked"
+    assert promised(number) == [past["at"].astimezone(MADRID).replace(tzinfo=None), soon()]
     with (
         factories.acting(hospital.accounts["reception"]),
         pytest.raises(IllegalTransition),
@@ -325,7 +437,7 @@ def test_a_series_goes_to_somebody_else_at_its_own_time(hospital: Hospital, kind
         series.change(
             session, middle["id"], "following", wall=walls(number)[1], practitioner_id=hospital.staff["nurse"]
         )
-    after = visits(number)
+    after = [each for found in all_of(number) for each in visits(found)]
     assert [each["practitioner_id"] == hospital.staff["nurse"] for each in after] == [False, True, True]
     assert [each["start_at"] for each in after] == [each["start_at"] for each in before]
     assert [each["moved_from_id"] for each in after] == [None, before[1]["id"], before[2]["id"]]
@@ -390,7 +502,7 @@ def test_changes_of_one_series_at_once_come_to_an_end(hospital: Hospital, kind: 
     answers = at_once(6, change)
     assert {type(each) for each in answers} <= {int, IllegalTransition, SlotTaken, Conflict}
     assert any(isinstance(each, int) for each in answers)
-    assert len(visits(number)) == 6
+    assert len(walls(*all_of(number))) == 6
 
 
 def at(wall: datetime) -> datetime:

@@ -460,6 +460,58 @@ def test_a_time_that_runs_out_is_taken_once(hospital: Hospital, kind: int, start
     assert len(holding) + len(asked_now(hospital)) <= 1
 
 
+def test_who_declined_has_it_after_all_while_it_is_free(hospital: Hospital, kind: int, start: datetime) -> None:
+    """On offer to others, held for the next ones, let go, and taken: the desk asks at every stage."""
+    visit = booked(hospital, kind, start)
+    for patient in (3, 4, 5, 6):
+        waits(hospital, kind, patient)
+    freed(hospital, visit)
+    first = asked_now(hospital)
+    for each in (3, 4, 5):
+        with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+            waitlist.decline(session, first[each])
+    with pytest.raises(OfferOver):
+        accepted(hospital, first[3])  # by the link, say
+    (offer,) = rows("SELECT offer_id AS id FROM slot_offer_invitation WHERE id = :id", id=first[3])
+    jobs.declined({"offer_id": offer["id"]})
+    assert set(asked_now(hospital)) == {6}
+    with pytest.raises(SlotTaken):
+        after_all(hospital, first[3])  # it is held for the next one
+    assert row(SlotOfferInvitation, first[3])["answer"] == "declined"
+    run_out(hospital)
+    jobs.expire()
+    taken = after_all(hospital, first[3])
+    assert (row(Appointment, taken)["patient_id"], row(Appointment, taken)["start_at"]) == (hospital.patients[3], start)
+    assert row(SlotOfferInvitation, first[3])["answer"] == "accepted"
+    assert after_all(hospital, first[3]) == taken
+    for late in (first[4], first[5]):
+        with pytest.raises(OfferOver):
+            after_all(hospital, late)
+    assert len(rows("SELECT id FROM appointment WHERE status = 'booked' AND start_at = :start", start=start)) == 1
+
+
+def test_who_declined_and_calls_while_others_are_asked_is_quicker(
+    hospital: Hospital, kind: int, start: datetime
+) -> None:
+    visit = booked(hospital, kind, start)
+    for patient in (3, 4):
+        waits(hospital, kind, patient)
+    freed(hospital, visit)
+    invited = asked_now(hospital)
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        waitlist.decline(session, invited[3])
+    taken = after_all(hospital, invited[3])
+    assert row(Appointment, taken)["patient_id"] == hospital.patients[3]
+    assert row(SlotOfferInvitation, invited[4])["answer"] == "late"
+    with pytest.raises(OfferOver):
+        accepted(hospital, invited[4])
+
+
+def after_all(hospital: Hospital, invitation: int) -> int:
+    with factories.acting(hospital.accounts["reception"]), guard.unit_of_work() as session:
+        return waitlist.accept(session, invitation, after_all=True).id
+
+
 def test_who_could_not_see_the_others_leaves_them_to_the_job(hospital: Hospital, kind: int, start: datetime) -> None:
     visit = booked(hospital, kind, start)
     for patient in (3, 4):

@@ -51,7 +51,10 @@ BEGIN
     FOR UPDATE SKIP LOCKED);
 END $$;
 
-CREATE FUNCTION wb_book_appointment() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+-- Whoever books has them act as the owner: no name in them may mean a temporary table of theirs (pg_temp comes last,
+-- or it would come first), and nobody hangs them on one (the rights are taken away at the end).
+CREATE FUNCTION wb_book_appointment() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   whole tstzrange := tstzrange(NEW.start_at - make_interval(mins => NEW.buffer_before),
                                NEW.end_at + make_interval(mins => NEW.buffer_after));
@@ -63,8 +66,8 @@ BEGIN
          NEW.start_at, NEW.end_at, NEW.buffer_before, NEW.buffer_after) THEN
     RETURN NULL;
   END IF;
-  PERFORM wb_equipment_of_branch(NEW.equipment_ids, NEW.branch_id);
-  IF wb_blocks(NEW.status) THEN
+  IF wb_blocks(NEW.status) THEN  -- what was used may have gone to another branch by the time a visit is called off
+    PERFORM wb_equipment_of_branch(NEW.equipment_ids, NEW.branch_id);
     PERFORM wb_hold(wb_resources(NEW.practitioner_id, NEW.room_id, NEW.equipment_ids, NEW.patient_id));
     PERFORM wb_let_go(wb_resources(NEW.practitioner_id, NEW.room_id, NEW.equipment_ids, NULL), whole);
   END IF;
@@ -82,12 +85,15 @@ END $$;
 CREATE TRIGGER appointment_books AFTER INSERT OR UPDATE ON appointment
   FOR EACH ROW EXECUTE FUNCTION wb_book_appointment();
 
-CREATE FUNCTION wb_book_offer() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+CREATE FUNCTION wb_book_offer() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   whole tstzrange := tstzrange(NEW.start_at - make_interval(mins => NEW.buffer_before),
                                NEW.end_at + make_interval(mins => NEW.buffer_after));
 BEGIN
-  PERFORM wb_equipment_of_branch(NEW.equipment_ids, NEW.branch_id);
+  IF NEW.status = 'open' THEN
+    PERFORM wb_equipment_of_branch(NEW.equipment_ids, NEW.branch_id);
+  END IF;
   IF NEW.status = 'open' AND NEW.until_at > now() THEN
     PERFORM wb_hold(wb_resources(NEW.practitioner_id, NEW.room_id, NEW.equipment_ids, NULL));
     PERFORM wb_let_go(wb_resources(NEW.practitioner_id, NEW.room_id, NEW.equipment_ids, NULL), whole);
@@ -118,7 +124,8 @@ END $$;
 CREATE TRIGGER appointment_is_final BEFORE UPDATE ON appointment
   FOR EACH ROW EXECUTE FUNCTION wb_appointment_is_final();
 
-CREATE FUNCTION wb_appointment_history() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+CREATE FUNCTION wb_appointment_history() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   IF TG_OP = 'INSERT' OR (OLD.status, OLD.start_at, OLD.end_at, OLD.practitioner_id, OLD.room_id, OLD.cancelation_reason)
     IS DISTINCT FROM (NEW.status, NEW.start_at, NEW.end_at, NEW.practitioner_id, NEW.room_id, NEW.cancelation_reason)
@@ -189,10 +196,11 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- The first free times of a kind of visit, looking further and further ahead until there are enough;
--- `past_start` and `past_person` page on.
+-- `past_start`, `past_person` and `past_place` page on.
 CREATE FUNCTION wb_free_times(
   visit bigint, length int, places bigint[], people bigint[], wanted_room bigint, whom bigint,
-  origin timestamptz, until timestamptz, past_start timestamptz, past_person bigint, most int
+  origin timestamptz, until timestamptz, past_start timestamptz, past_person bigint, past_place bigint,
+  most int
 ) RETURNS TABLE (start_at timestamptz, end_at timestamptz, practitioner_id bigint, branch_id bigint, room_id bigint,
   equipment_id bigint)
 LANGUAGE plpgsql STABLE AS $$
@@ -245,10 +253,10 @@ BEGIN
         CROSS JOIN LATERAL generate_series(
           to_timestamp(ceil(extract(epoch FROM greatest(lower(open) + lead, opens)) / 300) * 300),
           upper(open) - span - tail, step) AS at
-        WHERE at < closes AND (past_start IS NULL OR (at, w.person) > (past_start, past_person))
+        WHERE at < closes AND (past_start IS NULL OR (at, w.person, w.place) > (past_start, past_person, past_place))
           AND (whom IS NULL OR NOT EXISTS (
             SELECT FROM booking b WHERE b.blocking AND b.resource = whom * 4 + 3 AND b.period && tstzrange(at, at + span)))
-        ORDER BY at, w.person
+        ORDER BY at, w.person, w.place
       ) AS s
       LEFT JOIN LATERAL (
         SELECT r AS id FROM wb_free_rooms(visit, s.place, tstzrange(s.at - lead, s.at + span + tail)) AS r
@@ -258,7 +266,7 @@ BEGIN
         SELECT e AS id FROM wb_free_equipment(visit, s.place, tstzrange(s.at - lead, s.at + span + tail)) AS e LIMIT 1
       ) AS thing ON needs_equipment
       WHERE (NOT kind.needs_room OR room.id IS NOT NULL) AND (NOT needs_equipment OR thing.id IS NOT NULL)
-      ORDER BY s.at, s.person
+      ORDER BY s.at, s.person, s.place
       LIMIT most;
       GET DIAGNOSTICS got = ROW_COUNT;
       most := most - got;
@@ -267,6 +275,8 @@ BEGIN
     ahead := least(2 * ahead, interval '32 days');
   END LOOP;
 END $$;
+
+REVOKE ALL ON FUNCTION wb_book_appointment(), wb_book_offer(), wb_appointment_history() FROM PUBLIC;
 """
 
 
