@@ -68,6 +68,11 @@ class Settings:
     trail_key: Path = _setting(
         "WARDBOOK_TRAIL_KEY", None, "Ed25519 key the trail is signed with, made at first use; empty: home/trail.key"
     )
+    prescription_keys: Path = _setting(
+        "WARDBOOK_PRESCRIPTION_KEYS",
+        None,
+        "Folder for the keys prescriptions are signed with, shared by all web machines; empty: home/keys",
+    )
     trail_months: int = _setting(
         "WARDBOOK_TRAIL_MONTHS", 72, "Whole months of the trail that stay in the database; older ones may be archived"
     )
@@ -117,6 +122,9 @@ class Settings:
         given["home"] = Path(given.get("home", PROJECT / "var")).expanduser().absolute()
         given["spool_directory"] = Path(given.get("spool_directory", given["home"] / "spool")).expanduser().absolute()
         given["trail_key"] = Path(given.get("trail_key", given["home"] / "trail.key")).expanduser().absolute()
+        given["prescription_keys"] = (
+            Path(given.get("prescription_keys", given["home"] / "keys")).expanduser().absolute()
+        )
         given.setdefault("trail_witness", f"file:{quote(str(given['home'] / 'trail.witness'))}")
         if not given["trail_witness"].startswith(("file:/", "syslog://", "smtp://")):
             raise ConfigurationError(

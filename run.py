@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ops.servers import Servers
 
-DEMO_ACCOUNTS = "admin reception nurse doctor lab pharmacist billing privacy patient"
+DEMO_ACCOUNTS = "admin reception nurse doctor trainee lab pharmacist billing privacy patient"
 DEMO_PASSWORD = "wardbook-demo"  # noqa: S105
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -241,7 +241,7 @@ def migrate(settings: Settings, _: argparse.Namespace) -> int:
 
 def bring_up(settings: Settings) -> None:
     """The newest schema, with the permissions and roles the product ships."""
-    from app.services import accounts
+    from app.services import accounts, note_templates
     from models import migrations
 
     owner_url = settings.owner_url or settings.database_url
@@ -249,6 +249,7 @@ def bring_up(settings: Settings) -> None:
     migrations.grant(owner_url, settings.database_url)
     open_house(settings)
     accounts.seed()
+    note_templates.plant()
 
 
 def demo(settings: Settings, _: argparse.Namespace) -> int:
@@ -279,6 +280,35 @@ def import_fhir(settings: Settings, arguments: argparse.Namespace) -> int:
 
         open_house(ready)
         return take_in(arguments.paths, arguments.source, time_zone=arguments.time_zone)
+
+
+def import_formulary(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Say what a file of medicines would change, or change it; the exit status says whether every line is right."""
+    try:
+        content = arguments.file.read_bytes()
+    except OSError as error:
+        raise CannotStart(f"{arguments.file} cannot be read: {error.strerror}.") from error
+    with connected(settings, "import-formulary") as ready:
+        open_house(ready)
+        from app import guard
+        from app.actor import service
+        from app.errors import Refusal
+        from app.services import formulary
+
+        try:
+            with guard.acting_as(service("formulary", channel="cli")), guard.unit_of_work() as session:
+                planned = (formulary.take_in if arguments.write else formulary.plan)(session, content)
+        except Refusal as refusal:
+            raise CannotStart(str(refusal)) from refusal
+    for row in planned.rows:
+        if row.what != "same":
+            print(f"  line {row.number:<6} {row.what:<9} {row.display}" + (f" ({row.detail})" if row.detail else ""))
+    print(f"\n  {planned}.")
+    if planned.errors:
+        print("  Nothing is written before the wrong lines are right.")
+    elif not arguments.write:
+        print("  Nothing was written: add --write to do it.")
+    return 1 if planned.errors else 0
 
 
 def administrator(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -420,11 +450,90 @@ def audit_archive(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def notes_check(settings: Settings, _: argparse.Namespace) -> int:
+    """Reckon what was signed in every note anew, and name the first that is not as it was signed."""
+    from tqdm import tqdm
+
+    with connected(settings, "notes") as ready:
+        open_house(ready)
+        from app.services.notes import check_all
+
+        with tqdm(unit=" notes", unit_scale=True, disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            found = check_all(show)
+    if found.broken is not None:
+        print(
+            f"\n  NOT AS SIGNED: note {found.broken} of patient {found.patient}, after {found.notes:,} that are.\n"
+            "  It was changed beneath the application: keep the database as it is, and look for who could reach it.\n",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"\n  Every signed note is as it was signed: {found.notes:,} of them.\n")
+    return 0
+
+
+def prescription_keys(settings: Settings, _: argparse.Namespace) -> int:
+    """List the keys prescriptions are signed with, the newest first."""
+    with connected(settings, "prescription-keys") as ready:
+        open_house(ready)
+        from app import guard
+        from app.actor import service
+        from app.services import signing
+
+        with guard.acting_as(service("setup", "cli")):
+            for key in signing.keys(guard.session()):
+                state = "revoked" if key.revoked_at else "retired" if key.retired_at else "current"
+                print(f"  {key.kid}  {key.created_at:%Y-%m-%d}  {state}  {key.revoked_reason}".rstrip())
+    return 0
+
+
+def rotate_key(settings: Settings, _: argparse.Namespace) -> int:
+    """Sign prescriptions with a new key from now on."""
+    with connected(settings, "prescription-keys") as ready:
+        open_house(ready)
+        from app import guard
+        from app.actor import service
+        from app.services import signing
+
+        with guard.acting_as(service("setup", "cli")), guard.unit_of_work() as session:
+            kid = signing.rotate(session).kid
+    print(f"\n  Prescriptions are signed with {kid} from now on. What was signed before still holds.\n")
+    return 0
+
+
+def revoke_key(settings: Settings, arguments: argparse.Namespace) -> int:
+    """End what a key signed."""
+    from app.errors import NotFound, Refusal
+
+    with connected(settings, "prescription-keys") as ready:
+        open_house(ready)
+        from app import guard
+        from app.actor import service
+        from app.services import signing
+
+        try:
+            with guard.acting_as(service("setup", "cli")), guard.unit_of_work() as session:
+                signing.revoke(session, arguments.kid.upper(), reason=arguments.reason)
+        except NotFound as missing:
+            raise CannotStart(f"There is no key {arguments.kid}: `run.py prescription-keys` lists them.") from missing
+        except Refusal as refusal:
+            raise CannotStart(str(refusal)) from refusal
+        signing.discard(arguments.kid.upper())
+    print(
+        f"\n  Nothing that {arguments.kid.upper()} signed is genuine any longer. A new key is made with the next one.\n"
+    )
+    return 0
+
+
 def open_house(settings: Settings) -> None:
     """Connect the database and the trail for a process that works with records outside the web server."""
     from app import guard, trail, tree
     from app.logs import speak
-    from app.services import invitations, messages
+    from app.services import invitations, messages, signing
 
     os.environ.update(settings.to_environment())
     speak(settings.log_level)
@@ -434,6 +543,7 @@ def open_house(settings: Settings) -> None:
     except (ValueError, OSError) as error:
         raise CannotStart(f"The key or the witness of the trail cannot be used: {error}.") from error
     invitations.connect(settings.public_url, settings.secret_key, settings.mail_from)
+    signing.connect(settings.prescription_keys, settings.public_url)
     outbox = settings.home / "outbox"
     mail, sms = messages.carriers(settings.smtp, settings.sms_url, settings.sms_token, outbox)
     messages.connect(mail, sms, settings.reminders, outbox)
@@ -556,6 +666,9 @@ def parser() -> argparse.ArgumentParser:
     fhir.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder of them")
     fhir.add_argument("--source", default="import", help="who sent them: ids are unique within it (import)")
     fhir.add_argument("--time-zone", default="UTC", help="where a date without a time begins (UTC)")
+    medicines = add("import-formulary", import_formulary, "take a CSV file of medicines into the formulary")
+    medicines.add_argument("file", type=Path, metavar="FILE.csv", help="columns system, code, display, and ours")
+    medicines.add_argument("--write", action="store_true", help="do it; without this it is only said what would change")
     trail = add("audit", audit_verify, "check the trail, print its key, or archive an old month of it")
     ways = trail.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = ways.add_parser("verify", help="look for anything altered, missing, reordered, added or cut off")
@@ -566,6 +679,19 @@ def parser() -> argparse.ArgumentParser:
     away.add_argument("month", type=month, help="such as 2019-05")
     away.add_argument("--to", dest="folder", type=Path, required=True, help="folder for the file")
     away.set_defaults(call=audit_archive)
+    kept = add("notes", notes_check, "check that signed notes are as they were signed")
+    kept.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
+        "check", help="reckon the SHA-256 of every signed note anew"
+    ).set_defaults(call=notes_check)
+    signed = add("prescription-keys", prescription_keys, "list the keys prescriptions are signed with, or change them")
+    changes = signed.add_subparsers(title="commands", metavar="COMMAND")
+    changes.add_parser("rotate", help="sign with a new key from now on; what was signed still holds").set_defaults(
+        call=rotate_key
+    )
+    ended = changes.add_parser("revoke", help="nothing that a key signed holds any longer")
+    ended.add_argument("kid", metavar="KID", help="as the list names it")
+    ended.add_argument("--reason", required=True, help="why, for the trail and the list")
+    ended.set_defaults(call=revoke_key)
     first = add("administrator", administrator, "make an administrator; the password is asked for, or read from stdin")
     first.add_argument("username", metavar="USERNAME", help="what they sign in with")
     first.add_argument("--email", help="their address")

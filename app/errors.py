@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -240,6 +241,117 @@ class NoteSigned(Conflict):
     sentence = "This note is signed and does not change any more. Add an addendum, or write a new version."
 
 
+class NotAuthor(Forbidden):
+    """Somebody else's note."""
+
+    sentence = "Only who wrote a note changes, signs or withdraws it. You can add an addendum of your own."
+
+
+class NotAClinician(Forbidden):
+    """An account that is nobody of the staff writes nothing into a record."""
+
+    sentence = "Your account is not linked to a member of staff, so there is nobody to sign as. Ask your administrator."
+
+
+class SchemaUnsupported(Invalid):
+    """A template of notes that is no JSON Schema, or has a part that no form can show."""
+
+    def __init__(self, sentence: str | None = None) -> None:
+        super().__init__(sentence, field="schema")
+
+
+class NoteBroken(Invalid):
+    """A note that does not fit its template."""
+
+    sentence = "Something in this note is missing, or does not fit."
+
+    def __init__(self, sentence: str | None = None, *, faults: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.faults = dict(faults or {})
+        """What is wrong, by field (app/services/note_shape.py)."""
+
+
+class Unsigned(IllegalTransition):
+    """What is asked of a signed note, of one that is not."""
+
+    sentence = "This note is not signed yet."
+
+
+class DraftsLeft(Conflict):
+    """A visit is to be finished, and a note of it is still a draft; who wrote it may insist."""
+
+    sentence = "A note of this visit is not signed yet. Sign it first, or finish the visit all the same."
+
+
+class Replaced(Conflict):
+    """A record that was merged into another one: nothing is written there any more."""
+
+    sentence = "This record was merged into another one. Open that one and go on there."
+
+
+class SameRecord(Invalid):
+    """Both are one and the same record."""
+
+    sentence = "These two are one record already. Choose another one to merge it with."
+
+
+class TwoAccounts(Conflict):
+    """Both records have an account of the portal, and one person signs in to one."""
+
+    sentence = "Both have an account to sign in with. Ask your administrator to close one of the two first."
+
+
+class VisitsClash(Conflict):
+    """Visits of both overlap, and nobody is in two places at once."""
+
+    sentence = "Both have visits at the same time. Move or call off one of them first."
+
+    def __init__(self, visits: Sequence[tuple[object, object]] = ()) -> None:
+        super().__init__()
+        self.visits = tuple(visits)
+        """The pairs that overlap, as far as the actor may see them."""
+
+
+class Unconfirmed(Invalid):
+    """Something speaks against the two being one person, and nobody has said that they are all the same."""
+
+    sentence = "Something speaks against the two being one person. Look at it, and confirm it, before you merge them."
+
+    def __init__(self, warnings: Sequence[str] = ()) -> None:
+        super().__init__(field="confirmed")
+        self.warnings = tuple(warnings)
+
+
+class LookedAtAnother(Conflict):
+    """One of the records has changed since somebody looked at the two side by side."""
+
+    sentence = "Something was written in one of the two records meanwhile. Look at both once more, then merge them."
+
+
+class UndoOver(Conflict):
+    """The time in which a merge can be undone is over."""
+
+    sentence = "This was merged too long ago: it could be undone for 30 days."
+
+
+class Undone(Conflict):
+    """A merge that was undone already."""
+
+    sentence = "This was undone already."
+
+
+class MergedOn(Conflict):
+    """The record that stayed was itself merged into another one since."""
+
+    sentence = "The record that stayed was merged into another one since. Undo that first."
+
+
+class Tangled(Conflict):
+    """What was written since the merge refers to both records."""
+
+    sentence = "What was written since belongs to both records, so they cannot be parted. Enter it anew in one first."
+
+
 class AlreadyDispensed(Conflict):
     """Somebody has dispensed it, or some of it, or it is over."""
 
@@ -257,7 +369,39 @@ class Unsafe(Invalid):
         """What stands against it, as app/services/drug_safety.py found it."""
 
 
+class KeyAway(OutOfService):
+    """The private half of the key that prescriptions are signed with is not on this machine."""
+
+    sentence = "The key that prescriptions are signed with is not on this machine. Ask your administrator for another."
+
+
+class NotDispensable(Conflict):
+    """An order that nothing is handed out on: the sentence says why."""
+
+
+class Unprintable(Refusal):
+    """A character that would not be printed, or not rightly; nothing is printed then."""
+
+    def __init__(self, character: str) -> None:
+        name = unicodedata.name(character, "no name")
+        super().__init__(
+            f"This cannot be printed: no font here sets the character {character!r} (U+{ord(character):04X}, {name}). "
+            "Enter it in another script beside it, or write it by hand."
+        )
+        self.character = character
+
+
 CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
+    "patient_is_replaced": (Replaced, Replaced.sentence, None),
+    "patient_merge_once": (Replaced, Replaced.sentence, None),
+    "patient_merge_two": (SameRecord, SameRecord.sentence, None),
+    "patient_merge_reason": (Invalid, "Please say in a few words why, in up to 500 letters.", "reason"),
+    "patient_merge_two_accounts": (TwoAccounts, TwoAccounts.sentence, None),
+    "patient_merge_is_final": (Undone, Undone.sentence, None),
+    "patient_merge_undone_in_time": (UndoOver, UndoOver.sentence, None),
+    "patient_merge_undone_in_order": (MergedOn, MergedOn.sentence, None),
+    "patient_merge_untangled": (Tangled, Tangled.sentence, None),
+    "row_stays_with_patient": (Conflict, "What was issued for one patient is no other one's.", None),
     "patient_identifier_once": (DuplicateIdentifier, DuplicateIdentifier.sentence, "identifier"),
     "patient_name_length": (Invalid, "A name can have up to 200 letters.", "family"),
     "patient_has_a_name": (Invalid, "Please enter a family name or a given name.", "family"),
@@ -290,6 +434,7 @@ CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
     "medication_request_valid": (Invalid, "It cannot end before it begins.", "valid_until"),
     "medication_request_dispensed_at_most": (AlreadyDispensed, AlreadyDispensed.sentence, "quantity"),
     "prescription_is_final": (IllegalTransition, "A prescription that was issued does not change.", None),
+    "signing_key_is_final": (IllegalTransition, "A key that was retired or revoked stays so.", None),
     "medication_dispense_of_active": (AlreadyDispensed, "This prescription is not to be dispensed any more.", None),
     "medication_dispense_once": (AlreadyDispensed, AlreadyDispensed.sentence, None),
     "medication_dispense_unit": (Invalid, "The prescription is counted in another unit.", "quantity_unit"),

@@ -225,6 +225,18 @@ def require(action: str, resource: str) -> None:
         raise refuse(action, resource)
 
 
+def require_of(action: str, kind: type[Protected], *patients: Patient) -> None:
+    """Raises Forbidden where the policy does not grant the actor this action on a kind of row of each of these."""
+    require(action, kind.resource())
+    for patient in patients:
+        _of_a_patient_within(session(), action, kind, patient.id)
+
+
+def reaches(action: str, kind: type[Protected], patient_id: int) -> bool:
+    """Whether the policy grants the actor this action on a kind of row of a patient; one's own rows aside."""
+    return actors.current().may(action, kind.resource()) and _of_reach(session(), action, kind, patient_id)
+
+
 def because(reason: str) -> None:
     """Say for the trail why the unit of work under way changes what it changes. Nothing clinical."""
     session().info["reason"] = reason
@@ -584,18 +596,23 @@ def _of_a_patient_within(current: Session, action: str, target: Any, patient_id:
 
     A visit makes a patient one's own, so afterwards it would answer for itself.
     """
+    if not _of_reach(current, action, target, patient_id):
+        raise refuse(action, target.resource())
+
+
+def _of_reach(current: Session, action: str, target: Any, patient_id: int) -> bool:
+    """Whether a patient is within the rows that an action on a kind of row reaches."""
     actor = actors.current()
     reach = actor.rights.reach.get((action, target.resource()))
     if reach is None:
-        return
+        return True
     found = [Reach(each.scopes - {RowScope.OWN}).condition(Patient, actor) for each in reach]
     conditions = [condition for condition in found if condition is not None]
     if len(conditions) < len(found):
-        return
+        return True
     whose = Patient.__table__
     within = select(whose.c.id).where(whose.c.id == patient_id, or_(*conditions))
-    if current.connection().execute(within).first() is None:
-        raise refuse(action, target.resource())
+    return current.connection().execute(within).first() is not None
 
 
 def _not_their_own_place(target: Any, fields: list[str]) -> None:

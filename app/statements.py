@@ -52,6 +52,7 @@ FUNCTIONS = {
     *("count", "min", "max", "sum", "coalesce", "greatest", "least", "row_number", "now", "date_trunc"),
     *("lower", "upper", "length", "similarity", "unaccent", "wb_fold"),
     *("nextval", "pg_get_serial_sequence", "generate_series"),
+    *("websearch_to_tsquery", "ts_rank", "wb_dictionary"),
 }
 """Functions of the database that only reckon, or draw a number. Others may run text, or read what they like."""
 SYMBOLS = frozenset("+-*/<>=~!@#%^&|`?")

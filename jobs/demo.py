@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -21,13 +22,13 @@ from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from app import actor, guard
-from app.services import accounts, clinical, organization, patients
-from jobs import demo_visits
+from app.services import accounts, clinical, formulary, note_templates, organization, patients
+from jobs import demo_notes, demo_visits
 from jobs.demo_charts import Chart, Hospital
 from jobs.demo_illness import DOCTORS
 from jobs.demo_people import CHAIN, DIALYSIS_UNIT, ROOMS, SITES, STAFF, Person, dice, everybody
 from models.base import now
-from models.organization import Branch
+from models.organization import Branch, Practitioner
 from models.patients import Patient
 
 PASSWORD: Final = "wardbook-demo"  # noqa: S105  (everybody is told it; production refuses to start with it)
@@ -35,6 +36,7 @@ LOCK: Final = 0x57_42_44_45
 """The advisory lock that keeps two plantings apart."""
 BATCH: Final = 25
 """Patients whose charts are written together."""
+FORMULARY: Final = Path(__file__).parent / "demo_formulary.csv"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def plant(
         if session.scalars(select(Branch).limit(1)).first() is not None:
             return None
         accounts.seed()
+        note_templates.plant()
         hospital = found(session, moment or now())
+        formulary.take_in(session, FORMULARY.read_bytes())
         today = hospital.moment.astimezone(ZoneInfo(SITES[0].time_zone)).date()
         people = everybody(seed, patients, today)
         visits = entries = 0
@@ -93,6 +97,7 @@ def plant(
                 visits, entries = visits + written[0], entries + written[1]
                 bar.update(len(charts))
         visits += demo_visits.fill(session, hospital, everyone, seed)
+        entries += demo_notes.write(session, [patient for _, patient in everyone])
     planted = Planted(len(SITES), len(STAFF), len(people), visits, entries, time.monotonic() - begun)
     say(f"  {planted}")
     return planted
@@ -125,6 +130,7 @@ def found(session: Session, moment: datetime) -> Hospital:
         for name, kind, capacity in rooms:
             organization.furnish_room(session, branch=branch, name=name, kind=kind, capacity=capacity)
     doctors = []
+    named: dict[str, Practitioner] = {}
     for employee in STAFF:
         practitioner = organization.employ(
             session,
@@ -139,8 +145,10 @@ def found(session: Session, moment: datetime) -> Hospital:
             if employee.account
             else None,
         )
+        named[employee.account] = practitioner
         if employee.qualification in DOCTORS:
             doctors.append((employee, practitioner))
+    named["trainee"].supervised_by_id = named["doctor"].id
     return Hospital(moment, branches, doctors)
 
 

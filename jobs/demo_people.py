@@ -129,6 +129,7 @@ STAFF: Final = (
     Employee("Idaira", "Medina", "female", "Nurse", "LPA"),
     Employee("Nauzet", "Falcón", "male", "Receptionist", "LPA"),
     Employee("Candelaria", "Betancor", "female", "Pharmacist", "LPA"),
+    Employee("Hugo", "Prieto", "male", "Doctor in training", "MAD", (), "trainee"),
 )
 
 # ---- who the patients are ----------------------------------------------------------------------------------------

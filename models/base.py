@@ -99,6 +99,7 @@ class InEncounter(InPatientCompartment):
             ["encounter_id", "patient_id"],
             ["encounter.id", "encounter.patient_id"],
             name=f"{table}_encounter_same_patient",
+            deferrable=True,
         )
 
 

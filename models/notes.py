@@ -84,11 +84,13 @@ class ClinicalNote(InEncounter, Record):
             ["replaces_id", "patient_id"],
             ["clinical_note.id", "clinical_note.patient_id"],
             name="clinical_note_replaces_same_patient",
+            deferrable=True,
         ),
         ForeignKeyConstraint(
             ["addendum_to_id", "patient_id"],
             ["clinical_note.id", "clinical_note.patient_id"],
             name="clinical_note_addendum_same_patient",
+            deferrable=True,
         ),
         Index(
             "clinical_note_replaced_once",

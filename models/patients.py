@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, ClassVar
 
+from flask_appbuilder.security.sqla.models import User
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Computed,
     Date,
@@ -24,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, deferred, mapped_column, relationship
 from sqlalchemy.types import Text
 
-from models.base import InPatientCompartment, Model, Record, metadata
+from models.base import InPatientCompartment, Model, Record, metadata, now
 from models.codes import AdministrativeGender, IdentifierUse, LinkType, SexForClinicalUse, check
 from models.organization import Branch, Organization
 
@@ -51,6 +53,10 @@ class Patient(Record):
         Index("patient_by_birth_date", "birth_date"),
         Index("patient_by_registration", "created_at"),
         Index("patient_in_order", "sort_name", "id"),
+        CheckConstraint(
+            "replaced_by_id IS NULL OR replaced_by_id <> id AND NOT active", name="patient_replaced_by_another"
+        ),
+        Index("patient_replaced", "replaced_by_id", postgresql_where=text("replaced_by_id IS NOT NULL")),
     )
     patient_key: ClassVar[str | None] = "id"
 
@@ -96,6 +102,8 @@ class Patient(Record):
     last_visit_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_visit_place_id: Mapped[int | None] = mapped_column(ForeignKey("organization.id"))
     """Kept by a trigger on encounter, so that lists need no look into the chart."""
+    replaced_by_id: Mapped[int | None] = mapped_column(ForeignKey("patient.id"))
+    """The record this one was merged into: nothing is written here any more. Only wb_merge_patients sets it."""
 
     search_name: Mapped[str] = deferred(
         mapped_column(
@@ -156,7 +164,7 @@ class PatientLink(InPatientCompartment, Record):
 
     __tablename__ = "patient_link"
     __table_args__ = (
-        UniqueConstraint("patient_id", "other_id"),
+        UniqueConstraint("patient_id", "other_id", "type", name="patient_link_once"),
         CheckConstraint(check("type", LinkType), name="patient_link_type"),
         CheckConstraint("patient_id <> other_id", name="patient_link_two"),
     )
@@ -171,6 +179,56 @@ class PatientLink(InPatientCompartment, Record):
     other: Mapped[Patient] = relationship(foreign_keys=[other_id], lazy="raise_on_sql")
 
 
+class PatientMerge(Record):
+    """Two records of one person became one: the loser's rows are the survivor's, and can go back until `undo_until`.
+
+    The database lets it be undone once and changes nothing else of it.
+    """
+
+    __tablename__ = "patient_merge"
+    __table_args__ = (
+        CheckConstraint("survivor_id <> loser_id", name="patient_merge_two"),
+        CheckConstraint("length(trim(reason)) BETWEEN 3 AND 500", name="patient_merge_reason"),
+        CheckConstraint("undone_at <= undo_until", name="patient_merge_undone_in_time"),
+        CheckConstraint("(undone_at IS NULL) = (undone_reason = '')", name="patient_merge_undone_with_reason"),
+        Index("patient_merge_of_survivor", "survivor_id"),
+        Index("patient_merge_once", "loser_id", unique=True, postgresql_where=text("undone_at IS NULL")),
+        Index("patient_merge_newest", "merged_at"),
+    )
+    patient_key: ClassVar[str | None] = "survivor_id"
+
+    survivor_id: Mapped[int] = mapped_column(ForeignKey("patient.id"))
+    loser_id: Mapped[int] = mapped_column(ForeignKey("patient.id"))
+    merged_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    merged_by_id: Mapped[int | None] = mapped_column(ForeignKey("ab_user.id"))
+    reason: Mapped[str] = mapped_column(Text)
+    undo_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    loser_was_active: Mapped[bool]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("ab_user.id"))
+    """The loser's portal account, which goes to the survivor."""
+    taken: Mapped[dict[str, Any]] = deferred(mapped_column(JSONB, default=dict, nullable=False))
+    """What the survivor took over of the loser's demographics: each column, and what the survivor had before."""
+    undone_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    undone_by_id: Mapped[int | None] = mapped_column(ForeignKey("ab_user.id"))
+    undone_reason: Mapped[str] = mapped_column(Text, default="", server_default=text("''"))
+    survivor: Mapped[Patient] = relationship(foreign_keys=[survivor_id], lazy="raise_on_sql")
+    loser: Mapped[Patient] = relationship(foreign_keys=[loser_id], lazy="raise_on_sql")
+    merged_by: Mapped[User | None] = relationship(User, foreign_keys=[merged_by_id], lazy="raise_on_sql")
+    undone_by: Mapped[User | None] = relationship(User, foreign_keys=[undone_by_id], lazy="raise_on_sql")
+
+
+class PatientMergeRow(Model):
+    """A row that a merge moved to the survivor or made; written by the database, changed by nobody."""
+
+    __tablename__ = "patient_merge_row"
+
+    merge_id: Mapped[int] = mapped_column(ForeignKey("patient_merge.id"), primary_key=True)
+    table_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    row_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    followed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    """Written since the merge, and gone back with the row it hangs on when that was undone."""
+
+
 class NameToken(Model):
     """A word of some patient's name; kept by a trigger, and searched for what a mistyped word may have meant."""
 
@@ -182,4 +240,12 @@ class NameToken(Model):
     token: Mapped[str] = mapped_column(Text, primary_key=True)
 
 
-__all__ = ["NameToken", "Patient", "PatientIdentifier", "PatientLink", "mrn_sequence"]
+__all__ = [
+    "NameToken",
+    "Patient",
+    "PatientIdentifier",
+    "PatientLink",
+    "PatientMerge",
+    "PatientMergeRow",
+    "mrn_sequence",
+]

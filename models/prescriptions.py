@@ -136,6 +136,7 @@ class MedicationRequest(InEncounter, Coded, Record):
             ["prescription_id", "patient_id"],
             ["prescription.id", "prescription.patient_id"],
             name="medication_request_prescription_same_patient",
+            deferrable=True,
         ),
         CheckConstraint("quantity > 0", name="medication_request_quantity"),
         CheckConstraint("repeats BETWEEN 0 AND 99", name="medication_request_repeats"),
@@ -222,6 +223,7 @@ class MedicationDispense(InPatientCompartment, Record):
             ["medication_request_id", "patient_id"],
             ["medication_request.id", "medication_request.patient_id"],
             name="medication_dispense_request_same_patient",
+            deferrable=True,
         ),
         Index("medication_dispense_of_request", "medication_request_id"),
     )
@@ -266,6 +268,7 @@ class DetectedIssue(InPatientCompartment, Record):
             ["medication_request_id", "patient_id"],
             ["medication_request.id", "medication_request.patient_id"],
             name="detected_issue_request_same_patient",
+            deferrable=True,
         ),
         Index("detected_issue_of_request", "medication_request_id"),
         Index("detected_issue_overrides", "identified_at", postgresql_where=text("mitigation IS NOT NULL")),

@@ -243,6 +243,7 @@ class Appointment(InPatientCompartment, Record):
             ["encounter_id", "patient_id"],
             ["encounter.id", "encounter.patient_id"],
             name="appointment_encounter_same_patient",
+            deferrable=True,
         ),
         UniqueConstraint("created_by_id", "request_key", name="appointment_request_once"),
         Index("appointment_of_branch", "branch_id", "start_at"),

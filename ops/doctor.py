@@ -44,6 +44,7 @@ def python_version() -> Iterator[Finding]:
 def packages(requirements: Path) -> Iterator[Finding]:
     """Compare what is installed with the exact versions of requirements.txt."""
     from packaging.markers import Marker
+    from packaging.version import Version
 
     wrong, counted = [], 0
     for line in requirements.read_text().splitlines():
@@ -56,7 +57,7 @@ def packages(requirements: Path) -> Iterator[Finding]:
         except PackageNotFoundError:
             wrong.append(f"{pinned[1]} is missing")
             continue
-        if installed != pinned[2]:
+        if Version(installed) != Version(pinned[2]):  # 2.012 and 2.12 are the same one
             wrong.append(f"{pinned[1]} is {installed}, not {pinned[2]}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

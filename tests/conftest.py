@@ -1,5 +1,6 @@
 """What every test shares: servers, a small hospital, ways to come in, and the rule that on CI nothing is skipped."""
 
+import atexit
 import itertools
 import os
 import shutil
@@ -22,6 +23,9 @@ from sqlalchemy import make_url
 from ops.servers import Servers, embedded
 
 MAY_BE_SKIPPED = "needs the shared data"
+KEYS = Path(tempfile.mkdtemp(prefix="wardbook-keys-"))
+"""Where this run's keys for prescriptions are; every application and database of it shares them."""
+atexit.register(shutil.rmtree, KEYS, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -96,9 +100,11 @@ def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the key and the witness of the trail, which this process is connected to."""
     from app import tree
+    from app.services import signing
 
     folder = tmp_path_factory.mktemp("seal")
     tree.connect(folder / "key.pem", f"file:{folder / 'witness'}")
+    signing.connect(KEYS, "http://localhost")
     return folder
 
 
@@ -117,12 +123,14 @@ def template(servers: Servers, fresh_database: Callable[..., str], migrated: str
     """The small hospital, made once; only to be copied."""
     from app import guard, trail
     from app.services.accounts import seed
+    from app.services.note_templates import plant
     from tests import factories
 
     url = fresh_database(make_url(migrated).database)
     guard.connect(url)
     trail.connect(servers.trail_redis_url, spool)
     seed()
+    plant()
     hospital = factories.build()
     guard.engine().dispose()
     return Database(url, hospital)
@@ -213,6 +221,7 @@ class Settings:
     trail_key: Path = Path("/nowhere/trail.key")
     trail_witness: str = "file:/nowhere/trail.witness"
     trail_months: int = 72
+    prescription_keys: Path = KEYS
     idle_minutes: int = 15
     session_hours: int = 12
     oidc_issuer: str = ""

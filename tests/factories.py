@@ -25,7 +25,7 @@ from models.clinical import (
     Procedure,
 )
 from models.imports import SourceResource
-from models.lab import DiagnosticReport
+from models.lab import DiagnosticReport, ServiceRequest
 from models.notes import ClinicalNote
 from models.organization import Branch, Room
 from models.patients import Patient, PatientLink
@@ -146,6 +146,14 @@ def chart(session: Any, patient_id: int, branch: Branch, practitioner_id: int) -
             effective_at=WHEN,
             conclusion=CONCLUSION,
             presented_form=[{"contentType": "text/plain", "data": REPORT}],
+        ),
+        ServiceRequest(
+            **here,
+            code="57698-3",
+            code_display="Lipid panel",
+            authored_at=WHEN,
+            requester_id=practitioner_id,
+            note="Fasting",
         ),
         MedicationRequest(
             **here,

@@ -18,6 +18,7 @@ from app import guard, trail
 from app.logs import speak
 from app.services import credentials
 from app.services.invitations import connect as connect_links
+from app.services.signing import connect as connect_keys
 from views import errors, packages, security, sessions, sockets, speech, viewing
 
 HERE = Path(__file__).parent
@@ -56,6 +57,8 @@ class Settings(Protocol):
     def trail_witness(self) -> str: ...
     @property
     def trail_months(self) -> int: ...
+    @property
+    def prescription_keys(self) -> Path: ...
     @property
     def idle_minutes(self) -> int: ...
     @property
@@ -99,6 +102,7 @@ def create_app(settings: Settings) -> Flask:
     app.session_interface = sessions.Sessions(app, app.config["SESSION_REDIS"])
     credentials.connect(settings.redis_url, settings.secret_key)
     connect_links(settings.public_url, settings.secret_key, settings.mail_from)
+    connect_keys(settings.prescription_keys, settings.public_url)
     app.before_request(number_the_request)
     app.before_request(security.bind)
     app.before_request(viewing.only_look)
@@ -206,15 +210,24 @@ def _register(builder: AppBuilder) -> None:
         calendar,
         desk,
         emergencies,
+        encounters,
+        formulary,
         health,
         home,
         invitations,
+        merging,
+        note_templates,
+        notes,
         organization,
+        papers,
         patients,
+        pharmacy,
+        prescribing,
         roles,
         scheduling,
         series,
         unreached,
+        verify,
         waitlist,
         watch,
     )
@@ -224,10 +237,12 @@ def _register(builder: AppBuilder) -> None:
         home,
         accounts,
         patients,
+        merging,
         organization,
         audit,
         watch,
         emergencies,
+        encounters,
         api,
         appointments,
         calendar,
@@ -239,6 +254,13 @@ def _register(builder: AppBuilder) -> None:
         waitlist,
         roles,
         viewing,
+        formulary,
+        prescribing,
+        notes,
+        note_templates,
+        pharmacy,
+        papers,
+        verify,
     ):
         module.register(builder)
 

@@ -208,7 +208,7 @@ class BranchChoice(Page):
     def choose(self) -> Any:
         """From here on the person works at this branch. Raises Forbidden for one they do not work at."""
         chosen = request.form.get("branch_id", "")
-        if not chosen.isdigit() or int(chosen) not in current().branch_ids:
+        if not chosen.isdecimal() or int(chosen) not in current().branch_ids:
             raise guard.refuse("read", "Branch", Forbidden)
         session["branch_id"] = int(chosen)
         return redirect(url_for("Home.index"))
@@ -229,7 +229,7 @@ class ReasonForm(FlaskForm):
 
 def number(pk: str) -> int:
     """The number of an account from an address. Raises NotFound."""
-    if not pk.isdigit() or len(pk) > 9:
+    if not pk.isdecimal() or len(pk) > 9:
         raise NotFound
     return int(pk)
 

@@ -326,6 +326,7 @@ class PatientApi(RecordApi):
         ),
         *("birth_date", "birth_precision", "gender", "sex_for_clinical_use", "deceased", "deceased_at", "active"),
         *("temporary", "telecom", "address", "contact", "languages", "registered_at_id", "last_visit_at"),
+        "replaced_by_id",
     )
 
     @expose("/search", methods=["GET"])
@@ -525,14 +526,6 @@ RESOURCES: tuple[tuple[type[Protected], tuple[str, ...]], ...] = (
         ),
     ),
     (lab.DiagnosticReport, (*CODED, "status", "category", "effective_at", "issued_at", "conclusion", "presented_form")),
-    (
-        prescriptions.MedicationRequest,
-        (
-            *(*CODED, "status", "intent", "authored_at", "requester_id", "dosage_instruction", "reason", "branch_id"),
-            *("prescription_id", "medication_id", "quantity", "quantity_unit", "repeats", "valid_from", "valid_until"),
-            *("substitution_allowed", "dispensed", "status_reason", "ended_at"),
-        ),
-    ),
     (
         prescriptions.MedicationDispense,
         (

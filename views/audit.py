@@ -105,6 +105,7 @@ SPOKEN = {
     "SourceResource": lazy_gettext("received records"),
     "AuditEvent": lazy_gettext("the trail"),
     "PatientLink": lazy_gettext("possible duplicates"),
+    "PatientMerge": lazy_gettext("merged records"),
     "User": lazy_gettext("account"),
     "Role": lazy_gettext("role"),
     "RoleGrant": lazy_gettext("role"),
@@ -269,7 +270,7 @@ def _date(name: str) -> date | None:
 def _number(name: str) -> int | None:
     """A number from the address line; None where it is none."""
     text = request.args.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def _address(**changed: Any) -> str:

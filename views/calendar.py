@@ -141,7 +141,7 @@ def branches_in_order() -> list[BranchFacts]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() and len(text) < 19 else None
+    return int(text) if text and text.isdecimal() and len(text) < 19 else None
 
 
 def _numbers(name: str) -> tuple[int, ...]:

@@ -311,7 +311,7 @@ def not_reached_at(branch: BranchFacts) -> int | None:
 
 def number_of(said: str | None) -> int:
     """The number in a text; 0 where there is none."""
-    return int(said) if said and said.isdigit() and len(said) < 19 else 0
+    return int(said) if said and said.isdecimal() and len(said) < 19 else 0
 
 
 def doctors_of(branch: BranchFacts) -> list[Practitioner]:

@@ -274,7 +274,7 @@ def question() -> emergencies.Reviewed:
         finding=finding if finding in set(Finding) else "",
         since=day("from"),
         until=until + timedelta(days=1) if until else None,
-        page=int(page) if page.isascii() and page.isdigit() and len(page) < 5 else 0,
+        page=int(page) if page.isascii() and page.isdecimal() and len(page) < 5 else 0,
     )
 
 

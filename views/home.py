@@ -9,10 +9,11 @@ from flask import current_app, request, session, url_for
 from flask_appbuilder import IndexView, expose
 from flask_babel import format_date, format_decimal, get_locale, gettext, lazy_gettext
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import guard, policy
 from app.actor import Actor, current
-from app.services import emergencies, patients
+from app.services import emergencies, notes, patients
 from app.services.figures import Figures, figures
 from models.patients import Patient
 from views import watch
@@ -212,10 +213,14 @@ def remember(patient_id: int) -> None:
 NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Today", "Home.index", "home", "", None),
     ("Front desk", "Desk.today", "bell", "", ("update", "Appointment")),
+    ("My notes", "Notes.mine", "edit", "", ("create", "ClinicalNote")),
+    ("Pharmacy", "Pharmacy.find", "scan", "", ("create", "MedicationDispense")),
     ("Patients", "Finder.find", "people", "", ("read", "Patient")),
     ("Calendar", "Calendar.show", "calendar", "", ("read", "Appointment")),
     ("Waiting list", "Waiting.list", "clock", "", ("update", "WaitlistEntry")),
     ("Possible duplicates", "Duplicates.list", "pair", "", ("update", "PatientLink")),
+    ("Medicines", "Medicines.list", "pill", "Medicines", ("update", "Medication")),
+    ("Overridden warnings", "Overrides.list", "warn", "Medicines", ("read", "DetectedIssue")),
     ("Who saw what", "TrailView.list", "trail", "Privacy", ("read", "AuditEvent")),
     ("Emergency access", "Emergencies.list", "bell", "Privacy", ("update", "EmergencyAccess")),
     ("Unusual access", "Unusual.list", "eye", "Privacy", ("read", "UnusualAccess")),
@@ -225,11 +230,13 @@ NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Rooms", "RoomView.list", "room", "Hospital", ("update", "Room")),
     ("Kinds of visits", "VisitTypeView.list", "visit", "Hospital", ("update", "VisitType")),
     ("Equipment", "EquipmentView.list", "gear", "Hospital", ("update", "Equipment")),
+    ("Note templates", "NoteTemplates.list", "document", "Hospital", ("update", "NoteTemplate")),
     ("Working hours", "Hours.list", "clock", "Hospital", ("update", "Appointment")),
     ("Leave and holidays", "Exceptions.list", "calendar", "Hospital", ("update", "Appointment")),
     ("Organizations", "OrganizationView.list", "building", "Hospital", ("update", "Organization")),
     ("Accounts", "AccountView.list", "key", "Access", ("read", "User")),
     ("What roles may do", "RoleMatrix.open", "shield", "Access", ("read", "Role")),
+    ("Signing keys", "SigningKeys.list", "key", "Access", ("update", "SigningKey")),
 )
 """Label, endpoint, icon, group, and what it takes to see it."""
 
@@ -292,9 +299,19 @@ def navigation(actor: Any) -> list[dict[str, Any]]:
                 "icon": icon,
                 "current": here,
                 "group": gettext(group) if group else "",
+                "count": to_sign() if endpoint == "Notes.mine" else 0,
             }
         )
     return entries
+
+
+def to_sign() -> int:
+    """The notes that wait for the person; none where the database is away, as every page has a navigation."""
+    try:
+        return notes.waiting_count(guard.session())
+    except SQLAlchemyError:
+        guard.session.rollback()
+        return 0
 
 
 def register(builder: Any) -> None:

@@ -18,7 +18,7 @@ from wtforms.validators import Length
 from app import guard
 from app.actor import current
 from app.errors import Invalid, NotFound, PossibleDuplicate, Refusal
-from app.services import emergencies, patients
+from app.services import emergencies, merging, patients
 from app.services.words import birth_date
 from models.patients import Patient
 from views.base import CommandView, Page, RecordInterface, RecordView, branch_zone, open_to
@@ -279,7 +279,7 @@ def alike(told: patients.Demographics, numbers: list[tuple[str, str]], exclude: 
         birth_date=told.birth_date if told.birth_precision == "day" else None,
         phones=[point["value"] for point in told.telecom if point["system"] == "phone"],
         identifiers=numbers,
-        exclude_id=int(exclude) if exclude.isdigit() else None,
+        exclude_id=int(exclude) if exclude.isdecimal() else None,
     )
     return [
         {**in_short(like.patient), "score": round(like.score * 100), "reasons": [gettext(r) for r in like.reasons]}
@@ -511,6 +511,14 @@ def untold_reasons() -> set[str]:
     return untold | ({"same identifier"} if "value" in hidden("PatientIdentifier") else set())
 
 
+def _compare_href(one: Patient, other: Patient) -> str | None:
+    """Where two are looked at side by side, the one that had better stay named first; None where one may not merge."""
+    if not current().may("create", "PatientMerge"):
+        return None
+    stays = merging.survivor_of(one, other)
+    return url_for("Merging.compare", patient_id=stays.id, other_id=other.id if stays is one else one.id)
+
+
 class Duplicates(Page):
     """Pairs of records that may be one person, waiting for somebody's judgement."""
 
@@ -533,6 +541,7 @@ class Duplicates(Page):
                     "other": in_short(pair.other),
                     "score": round(pair.score * 100),
                     "reasons": [gettext(reason) for reason in pair.reasons if reason not in untold],
+                    "compare_href": _compare_href(pair.patient, pair.other),
                 }
                 for pair in pairs
             ],

@@ -39,6 +39,8 @@ IDENTIFIERS = {
     "http://hl7.org/fhir/sid/us-ssn": lazy_gettext("Social security number (US)"),
     "branch": lazy_gettext("Old number at this branch"),
 }
+NUMBERS = {**IDENTIFIERS, "mrn": lazy_gettext("Earlier number")}
+"""Kinds of numbers, those among them that nobody types in: that of a record merged into this one."""
 BECAUSE: dict[str, Any] = {
     CancelationReason.PATIENT: lazy_gettext("The patient called it off, or left"),
     CancelationReason.PATIENT_REMINDER: lazy_gettext("The patient called it off when reminded"),

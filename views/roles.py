@@ -27,7 +27,7 @@ from views.base import CommandView, Page, open_to
 # ---- words -------------------------------------------------------------------------------------------------------
 
 GROUPS: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (lazy_gettext("Patients"), ("Patient", "PatientIdentifier", "PatientLink")),
+    (lazy_gettext("Patients"), ("Patient", "PatientIdentifier", "PatientLink", "PatientMerge")),
     (lazy_gettext("Chart"), policy.CLINICAL),
     (lazy_gettext("Notes"), policy.NOTES),
     (lazy_gettext("Visits"), ("Appointment", "WaitlistEntry", "Communication", "ScheduleOverride")),
@@ -40,6 +40,7 @@ THINGS: dict[str, Any] = {
     "Patient": lazy_gettext("patients"),
     "PatientIdentifier": lazy_gettext("numbers of other systems"),
     "PatientLink": lazy_gettext("possible duplicates"),
+    "PatientMerge": lazy_gettext("merged records"),
     "Encounter": lazy_gettext("visits"),
     "Condition": lazy_gettext("conditions"),
     "AllergyIntolerance": lazy_gettext("allergies"),
@@ -78,6 +79,7 @@ THINGS: dict[str, Any] = {
     "Role": lazy_gettext("roles"),
 }
 EXPLAINED: dict[str, Any] = {
+    "PatientMerge": lazy_gettext("Bringing two records of one person together; changing is undoing that"),
     "Patient": lazy_gettext("Name, birth date, address, contacts"),
     "PatientIdentifier": lazy_gettext("Passport, insurance, other hospitals"),
     "Observation": lazy_gettext("Vital signs, laboratory values"),
@@ -144,6 +146,7 @@ FIELDS: dict[tuple[str, str], Any] = {
     ("Appointment", "reason"): lazy_gettext("the reason of appointments"),
     ("WaitlistEntry", "note"): lazy_gettext("the note on the waiting list"),
     ("Procedure", "reason"): lazy_gettext("the reason of procedures"),
+    ("ServiceRequest", "note"): lazy_gettext("the note of orders"),
     ("DiagnosticReport", "presented_form"): lazy_gettext("the document of lab and imaging reports"),
     ("DiagnosticReport", "conclusion"): lazy_gettext("the conclusion of lab and imaging reports"),
     ("MedicationRequest", "dosage_instruction"): lazy_gettext("the dosage of medications"),

@@ -702,7 +702,7 @@ class SetPasswordView(PasswordPage, ResetPasswordView):
 
     def _whose(self) -> int:
         said = request.args.get("pk", "")
-        if not said.isdigit() or len(said) > 9:
+        if not said.isdecimal() or len(said) > 9:
             raise NotFound
         return int(said)
 

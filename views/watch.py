@@ -357,7 +357,8 @@ class Unusual(Page):
     @open_to("update", "UnusualAccess")
     def review(self) -> Any:
         """Say of what was ticked whether it was explained."""
-        keys = [int(key) for key in request.form.getlist("which") if key.isascii() and key.isdigit() and len(key) < 19]
+        said = request.form.getlist("which")
+        keys = [int(key) for key in said if key.isascii() and key.isdecimal() and len(key) < 19]
         finding, note = request.form.get("finding", ""), request.form.get("note", "")
         try:
             with guard.unit_of_work() as session:
@@ -433,7 +434,7 @@ def _day(said: str) -> date | None:
 
 
 def _number(said: str) -> int | None:
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else None
+    return int(said) if said.isascii() and said.isdecimal() and len(said) < 19 else None
 
 
 def person_of(each: UnusualAccess) -> dict[str, Any]:

@@ -22,6 +22,7 @@ DEMO_ACCOUNTS: dict[str, str] = {
     "reception": policy.Role.RECEPTIONIST,
     "nurse": policy.Role.NURSE,
     "doctor": policy.Role.DOCTOR,
+    "trainee": policy.Role.DOCTOR,
     "lab": policy.Role.LAB_TECHNICIAN,
     "pharmacist": policy.Role.PHARMACIST,
     "billing": policy.Role.BILLING_CLERK,

@@ -133,14 +133,16 @@ def narrow(session: Session, asked: Question) -> Narrowed:
     meant: tuple[Patient, ...] = ()
     people: tuple[Person, ...] = ()
     if asked.patient_id is not None:
-        wanted.append(AuditEvent.patient_id == asked.patient_id if _may_be(asked.patient_id) else false())
-        indexed = True
+        whose = _with_former(session, [asked.patient_id]) if _may_be(asked.patient_id) else []
+        wanted.append(AuditEvent.patient_id == whose[0] if len(whose) == 1 else AuditEvent.patient_id.in_(whose))
+        indexed = len(whose) <= 1
     elif asked.patient:
         if current().may("read", "Patient"):
             found = patients.find(session, asked.patient, limit=NAMED)
             meant, vague = tuple(found.patients), found.more
-        wanted.append(AuditEvent.patient_id.in_([patient.id for patient in meant]))
-        indexed = len(meant) <= 1
+        whose = _with_former(session, [patient.id for patient in meant])
+        wanted.append(AuditEvent.patient_id.in_(whose))
+        indexed = len(whose) <= 1
     if asked.user_id is not None:
         wanted.append(AuditEvent.user_id == asked.user_id if _may_be(asked.user_id, 31) else false())
         indexed = True
@@ -181,6 +183,13 @@ def narrow(session: Session, asked: Question) -> Narrowed:
         ]
         indexed = True
     return Narrowed(asked.told(), tuple(wanted), since, asked.until, indexed, people, meant, by_name, vague)
+
+
+def _with_former(session: Session, patient_ids: list[int]) -> list[int]:
+    """These patients' numbers, and those of the records that were merged into theirs: the trail keeps the old ones."""
+    if not patient_ids or not current().may("read", "Patient"):
+        return patient_ids
+    return [*patient_ids, *patients.former(session, patient_ids)]
 
 
 def newest(

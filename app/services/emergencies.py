@@ -16,6 +16,7 @@ from app import guard, policy, trail
 from app.actor import Actor, current, service
 from app.errors import Conflict, Forbidden, Invalid, NotFound, OutsideRows
 from app.policy import Reach, Rights
+from app.services import patients
 from app.services.words import line
 from models.access import EmergencyAccess
 from models.audit import AuditEvent
@@ -122,10 +123,15 @@ def by_number(text: str) -> list[int]:
             same = func.upper(PatientIdentifier.value) == number
             keys = {known.patient_id for known in session.scalars(select(PatientIdentifier).where(same).limit(5))}
         keys |= {patient.id for patient in session.scalars(select(Patient).where(Patient.mrn == number))}
+        keys = {patient.id for patient in patients.standing(session, _all(session, keys))}
     found = [key for key in sorted(keys) if "Patient" in closed(key)]
     for key in found:
         refused(key)
     return found
+
+
+def _all(session: Session, keys: set[int]) -> Sequence[Patient]:
+    return session.scalars(select(Patient).where(Patient.id.in_(keys))).all()
 
 
 def _service() -> Actor:

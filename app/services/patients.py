@@ -18,7 +18,7 @@ from app.actor import current
 from app.errors import Invalid, NotFound, PossibleDuplicate
 from app.services.words import fold, line, phone, readings, today
 from models.base import now
-from models.codes import AdministrativeGender, IdentifierUse, SexForClinicalUse
+from models.codes import AdministrativeGender, IdentifierUse, LinkType, SexForClinicalUse
 from models.patients import NameToken, Patient, PatientIdentifier, PatientLink, mrn_sequence
 
 ALIKE = 0.6
@@ -427,8 +427,40 @@ def _matching(session: Session, clauses: list[ColumnElement[bool]], words: Seque
         .order_by(*begins, Patient.sort_name, Patient.id)
         .limit(limit + 1)
     )
-    patients = session.scalars(statement).all()
-    return Found(patients[:limit], more=len(patients) > limit)
+    found = session.scalars(statement).all()
+    return Found(standing(session, found[:limit]), more=len(found) > limit)
+
+
+def standing(session: Session, patients: Sequence[Patient]) -> list[Patient]:
+    """The same patients, with the record that took its place for each one that was merged into another.
+
+    None for a record whose survivor the actor may not see.
+    """
+    known = {patient.id: patient for patient in patients}
+    asked: set[int] = set()
+    while missing := {p.replaced_by_id for p in known.values() if p.replaced_by_id} - known.keys() - asked:
+        asked |= missing
+        followed = select(Patient).where(Patient.id.in_(missing)).options(joinedload(Patient.last_visit_place))
+        known.update((patient.id, patient) for patient in session.scalars(followed))
+    found: dict[int, Patient] = {}
+    for patient in patients:
+        last: Patient | None = patient
+        while last is not None and last.replaced_by_id is not None:
+            last = known.get(last.replaced_by_id)
+        if last is not None:
+            found.setdefault(last.id, last)
+    return list(found.values())
+
+
+def former(session: Session, patient_ids: Sequence[int]) -> list[int]:
+    """The records that were merged into these, directly or by way of another one."""
+    found: list[int] = []
+    asked = list(patient_ids)
+    while asked:
+        merged = session.scalars(select(Patient).where(Patient.replaced_by_id.in_(asked))).all()
+        asked = [patient.id for patient in merged]
+        found += asked
+    return found
 
 
 def possible_duplicates(session: Session, limit: int = 50) -> Sequence[PatientLink]:
@@ -451,9 +483,12 @@ def pair(session: Session, link_id: int) -> PatientLink:
 
 
 def _pairs() -> Select[PatientLink]:
-    """Pairs of two patients the actor may both see."""
-    seen = select(Patient.id).scalar_subquery()  # the gate narrows it to the actor's rows
-    return select(PatientLink).where(PatientLink.patient_id.in_(seen), PatientLink.other_id.in_(seen))
+    """Pairs of two patients the actor may both see, neither of which was merged into another."""
+    # The gate narrows it to the actor's rows.
+    seen = select(Patient.id).where(Patient.replaced_by_id.is_(None)).scalar_subquery()
+    return select(PatientLink).where(
+        PatientLink.type == LinkType.SEEALSO, PatientLink.patient_id.in_(seen), PatientLink.other_id.in_(seen)
+    )
 
 
 def are_different(session: Session, link: PatientLink) -> None:

@@ -36,8 +36,13 @@ def unmigrate(database_url: str, revision: str = "base") -> None:
 
 ADDED_TO = ("audit_event", "audit_batch", "audit_quarantine")
 """Tables the application may read and add to, and nothing else."""
-READ_ONLY = ("alembic_version", "audit_archive", "booking", "appointment_history", "encounter_history")
+READ_ONLY = (
+    *("alembic_version", "audit_archive", "booking", "appointment_history", "encounter_history"),
+    "patient_merge_row",
+)
 """Tables it may only read: what changes them runs as the owner, or is a trigger."""
+CALLED = ("wb_merge_patients(bigint)", "wb_unmerge_patients(bigint)")
+"""Functions that act as the owner, and are for the application alone to call."""
 TAKEN_FROM = (
     *("event_outbox", "practitioner_branch", "role_grant", "role_setting", "credential"),
     *("visit_type_practitioner", "visit_type_room", "visit_type_equipment", "working_hours", "schedule_exception"),
@@ -66,6 +71,8 @@ def grant(owner_url: str, database_url: str) -> None:
         ]
         connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role))
         connection.execute(sql.SQL("GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {}").format(role))
+        for called in CALLED:
+            connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(sql.SQL(called), role))
         connection.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(role))
         for table in tables:
             rights = "SELECT, INSERT, UPDATE"

@@ -140,6 +140,7 @@ BESIDE = {
     "app/services/feed.py": {"connection", "text"},
     "app/services/free_times.py": {"connection", "text"},
     "app/services/scheduling.py": {"connection"},
+    "app/services/merging.py": {"connection", "text"},
 }
 """Who may pass beside the gate, and by which door; each has a reason in the file itself."""
 

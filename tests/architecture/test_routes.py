@@ -12,10 +12,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import policy
+from app.services import clinical
 from tests import factories
 from tests.factories import Hospital
 
-OPEN = {"SignInView.login", "health.healthz", "health.readyz", "static", "appbuilder.static"}
+OPEN = {"SignInView.login", "health.healthz", "health.readyz", "static", "appbuilder.static", "Verify.ask"}
 """What anybody may open. `/lang/<locale>` sends back to where one was."""
 
 
@@ -39,6 +40,7 @@ def values_of(hospital: Hospital, number: int = 1) -> dict[str, Any]:
         "patient_id": hospital.patients[number],
         "pk": hospital.patients[number],
         "link_id": rows.get("PatientLink", 1),
+        "encounter_id": rows["Encounter"],
     }
 
 
@@ -91,7 +93,7 @@ SENTINELS = {
 
 TABS = (
     *("overview", "conditions", "allergies", "medications", "observations", "visits", "immunisations", "procedures"),
-    *("reports", "documents"),
+    *("reports", "documents", "timeline", "orders"),
 )
 
 
@@ -112,6 +114,9 @@ def everything_to_read(app: Flask, hospital: Hospital) -> list[str]:
     for number in hospital.patients[:2]:
         for tab in TABS:
             found[f"/patients/{number}/?tab={tab}"] = None
+    for kind, model in clinical.ENTRIES.items():
+        for rows in (hospital.rows, own):
+            found[f"/entries/{kind}/{rows[model.__name__]}/"] = None
     return list(found)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from app import actor, guard, trail
 from app.actor import Actor, Origin
 from app.errors import Forbidden
-from app.services import accounts, clinical, credentials, patients
+from app.services import accounts, clinical, credentials, notes, patients
 from jobs import demo
 from jobs.demo_charts import interpret
 from models.clinical import AllergyIntolerance, Encounter, Observation
@@ -64,12 +64,12 @@ def another_database(servers: Servers) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def hospital(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Planted]:
-    """The whole demo hospital; the trail is opened only after planting, which reads nobody's record."""
+    """The whole demo hospital; the doctors who write its notes look at their patients, so the trail is open."""
     with database(servers) as url:
         guard.connect(url)
+        opened = trail.connect(servers.trail_redis_url, tmp_path_factory.mktemp("spool"))
         planted = demo.plant(moment=MOMENT, say=silent)
         assert planted is not None
-        opened = trail.connect(servers.trail_redis_url, tmp_path_factory.mktemp("spool"))
         yield planted
         opened.redis.close()
 
@@ -106,10 +106,10 @@ def test_it_is_a_chain_of_three_in_two_time_zones_with_staff_and_patients(hospit
         branches = session.scalars(select(Branch).order_by(Branch.id)).all()
         assert {branch.time_zone for branch in branches} == {"Europe/Madrid", "Atlantic/Canary"}
         assert {branch.organization.part_of_id for branch in branches} == {branches[0].organization_id - 1}
-        assert (len(branches), number_of(session, Practitioner), number_of(session, Patient)) == (3, 25, 300)
+        assert (len(branches), number_of(session, Practitioner), number_of(session, Patient)) == (3, 26, 300)
         assert number_of(session, Room) > 20
         assert number_of(session, Encounter) == hospital.visits > 600
-    assert str(hospital).startswith("Planted 3 branches, 25 staff and 300 patients with ")
+    assert str(hospital).startswith("Planted 3 branches, 26 staff and 300 patients with ")
 
 
 def test_a_second_time_changes_nothing(hospital: demo.Planted) -> None:
@@ -140,6 +140,18 @@ def test_every_account_signs_in_with_its_role(hospital: demo.Planted) -> None:
             assert who.roles == (role,)
             assert who.branch_id is not None, "everybody has a clock; a patient that of the registering branch"
             assert (who.patient_id is not None) == (username == "patient")
+
+
+def test_doctors_have_signed_notes_and_one_waits_for_each_kind_of_signature(hospital: demo.Planted) -> None:
+    with looking() as session:
+        who = signed_in(session, "doctor")
+    with guard.acting_as(who):
+        waiting = notes.unsigned_for(guard.session())
+        assert (len(waiting.late), len(waiting.cosign)) == (1, 1)
+        assert notes.waiting_count(guard.session()) == 2
+        shown = notes.of_patient(guard.session(), 1)
+        assert {note.title for note in shown} == {"Diabetes, quarterly review", "Addendum: Diabetes, quarterly review"}
+    assert notes.check_all(lambda _done, _total: None) == notes.Checked(5)
 
 
 def test_the_patient_account_sees_one_record_only(hospital: demo.Planted) -> None:

@@ -10,9 +10,12 @@ branch_labels = None
 depends_on = None
 
 RULES = r"""
+-- Every function says where its tables are: a temporary one of the same name comes first where nothing is said.
+
 -- ---- encounters
 
-CREATE FUNCTION wb_encounter_states() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+CREATE FUNCTION wb_encounter_states() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   IF OLD.status IN ('finished', 'cancelled', 'entered-in-error') AND NEW.status <> 'entered-in-error' THEN
     RAISE EXCEPTION 'an encounter that is over does not begin again'
@@ -26,10 +29,11 @@ CREATE TRIGGER encounter_has_history AFTER UPDATE OF status ON encounter FOR EAC
 
 -- ---- notes
 
-CREATE FUNCTION wb_template_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION wb_template_is_final() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-  IF TG_OP = 'DELETE' OR (OLD.key, OLD.edition, OLD.name, OLD.kind, OLD.schema)
-      IS DISTINCT FROM (NEW.key, NEW.edition, NEW.name, NEW.kind, NEW.schema) THEN
+  IF TG_OP = 'DELETE' OR (OLD.id, OLD.fhir_id, OLD.key, OLD.edition, OLD.name, OLD.kind, OLD.schema)
+      IS DISTINCT FROM (NEW.id, NEW.fhir_id, NEW.key, NEW.edition, NEW.name, NEW.kind, NEW.schema) THEN
     RAISE EXCEPTION 'an edition of a template never changes'
       USING ERRCODE = 'check_violation', CONSTRAINT = 'note_template_is_final';
   END IF;
@@ -59,7 +63,8 @@ CREATE FUNCTION wb_dictionary(language text) RETURNS regconfig LANGUAGE sql IMMU
 $$;
 
 -- Words as written and as the note's language bends them, so that each is found by whoever asks in another language.
-CREATE FUNCTION wb_note_words() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION wb_note_words() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   NEW.search := to_tsvector('simple', NEW.title) || jsonb_to_tsvector('simple', NEW.content, '["string"]')
     || to_tsvector(wb_dictionary(NEW.language), NEW.title)
@@ -69,9 +74,19 @@ END $$;
 CREATE TRIGGER clinical_note_words BEFORE INSERT OR UPDATE OF title, content, language ON clinical_note
   FOR EACH ROW EXECUTE FUNCTION wb_note_words();
 
+-- A row goes to another patient only where two records of one person become one, which the owner's functions alone do:
+-- the setting is anybody's to make.
+CREATE FUNCTION wb_goes_with_patient() RETURNS text[] LANGUAGE sql STABLE
+  SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT CASE WHEN current_setting('wardbook.merging', true) = 'yes' AND current_user =
+    (SELECT tableowner FROM pg_tables WHERE schemaname = 'public' AND tablename = 'clinical_note')
+    THEN ARRAY['patient_id'] ELSE ARRAY[]::text[] END
+$$;
+
 -- What is signed stays as it was signed, whoever asks; and what is withdrawn stays withdrawn.  It may be co-signed once,
 -- withdrawn once, and go with its patient's other records where two records of one person become one.
-CREATE FUNCTION wb_note_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION wb_note_is_final() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   before jsonb;
   after jsonb;
@@ -91,11 +106,7 @@ BEGIN
   IF OLD.status <> 'entered-in-error' AND NEW.status = 'entered-in-error' THEN
     free := free || ARRAY['status', 'withdrawn_at', 'withdrawn_reason'];
   END IF;
-  IF current_setting('wardbook.merging', true) = 'yes'
-      AND current_user = (SELECT tableowner FROM pg_tables WHERE schemaname = 'public' AND tablename = 'clinical_note')
-  THEN
-    free := free || 'patient_id'::text;
-  END IF;
+  free := free || wb_goes_with_patient();
   before := to_jsonb(OLD) - free;
   after := to_jsonb(NEW) - free;
   IF before IS DISTINCT FROM after OR OLD.search IS DISTINCT FROM NEW.search THEN
@@ -110,7 +121,8 @@ CREATE TRIGGER clinical_note_is_kept BEFORE TRUNCATE ON clinical_note
   FOR EACH STATEMENT EXECUTE FUNCTION wb_note_is_final();
 
 -- Only what is signed and still stands is added to or replaced.
-CREATE FUNCTION wb_note_origin() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION wb_note_origin() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   PERFORM FROM clinical_note
     WHERE id = coalesce(NEW.replaces_id, NEW.addendum_to_id) AND status IN ('final', 'amended') FOR SHARE;
@@ -125,7 +137,8 @@ CREATE TRIGGER clinical_note_origin BEFORE INSERT ON clinical_note FOR EACH ROW
 
 -- ---- medicines
 
-CREATE FUNCTION wb_medication_words() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION wb_medication_words() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   NEW.search := wb_fold(NEW.display || ' ' || coalesce(
     (SELECT string_agg(i ->> 'name', ' ') FROM jsonb_array_elements(NEW.ingredient) AS i), ''));
@@ -134,19 +147,24 @@ END $$;
 CREATE TRIGGER medication_words BEFORE INSERT OR UPDATE ON medication
   FOR EACH ROW EXECUTE FUNCTION wb_medication_words();
 
--- What was issued on a paper stays as it was signed; it may be held, stopped, dispensed.
-CREATE FUNCTION wb_order_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
+-- What was issued on a paper stays as it was signed; it may be held, stopped, dispensed, and go with its patient.  How
+-- much of it was dispensed is counted by the database alone.
+CREATE FUNCTION wb_order_is_final() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+  free text[] := ARRAY['version', 'updated_at', 'status', 'status_reason', 'ended_at', 'dispensed'] || wb_goes_with_patient();
 BEGIN
   IF TG_OP = 'DELETE' THEN
     RAISE EXCEPTION 'an order is cancelled, never deleted'
       USING ERRCODE = 'check_violation', CONSTRAINT = 'medication_request_is_kept';
   END IF;
+  IF OLD.dispensed IS DISTINCT FROM NEW.dispensed AND (pg_trigger_depth() < 2
+      OR current_user <> (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID)) THEN
+    RAISE EXCEPTION 'what was dispensed is counted by the dispenses'
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'medication_request_is_final';
+  END IF;
   IF OLD.prescription_id IS NOT NULL AND OLD.status <> 'draft' AND (
-      (OLD.prescription_id, OLD.medication_id, OLD.quantity, OLD.quantity_unit, OLD.repeats, OLD.valid_from,
-        OLD.valid_until, OLD.dosage_instruction, OLD.substitution_allowed, OLD.requester_id, OLD.code, OLD.code_display)
-      IS DISTINCT FROM
-      (NEW.prescription_id, NEW.medication_id, NEW.quantity, NEW.quantity_unit, NEW.repeats, NEW.valid_from,
-        NEW.valid_until, NEW.dosage_instruction, NEW.substitution_allowed, NEW.requester_id, NEW.code, NEW.code_display)
+      to_jsonb(OLD) - free IS DISTINCT FROM to_jsonb(NEW) - free
       OR NEW.status = 'draft'
       OR OLD.status IN ('cancelled', 'stopped', 'entered-in-error') AND NEW.status NOT IN (OLD.status, 'entered-in-error'))
   THEN
@@ -158,36 +176,84 @@ END $$;
 CREATE TRIGGER medication_request_is_final BEFORE UPDATE OR DELETE ON medication_request
   FOR EACH ROW EXECUTE FUNCTION wb_order_is_final();
 
-CREATE FUNCTION wb_paper_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Nothing comes onto a paper once it is signed.
+CREATE FUNCTION wb_paper_is_open() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-  IF OLD.issued_at IS NOT NULL AND (OLD.practitioner_id, OLD.branch_id, OLD.language, OLD.issued_at, OLD.short_code,
-        OLD.signing_key_id, OLD.signature)
-      IS DISTINCT FROM (NEW.practitioner_id, NEW.branch_id, NEW.language, NEW.issued_at, NEW.short_code,
-        NEW.signing_key_id, NEW.signature) THEN
-    RAISE EXCEPTION 'a prescription that was issued does not change'
+  PERFORM FROM prescription WHERE id = NEW.prescription_id AND issued_at IS NOT NULL FOR KEY SHARE;
+  IF FOUND THEN
+    RAISE EXCEPTION 'this prescription was issued without it'
       USING ERRCODE = 'check_violation', CONSTRAINT = 'prescription_is_final';
   END IF;
   RETURN NEW;
 END $$;
-CREATE TRIGGER prescription_is_final BEFORE UPDATE ON prescription
+CREATE TRIGGER medication_request_on_open_paper BEFORE INSERT ON medication_request FOR EACH ROW
+  WHEN (NEW.prescription_id IS NOT NULL) EXECUTE FUNCTION wb_paper_is_open();
+CREATE TRIGGER medication_request_onto_open_paper BEFORE UPDATE OF prescription_id, status ON medication_request
+  FOR EACH ROW WHEN (NEW.prescription_id IS NOT NULL AND (OLD.prescription_id IS DISTINCT FROM NEW.prescription_id
+    OR OLD.status = 'draft' AND NEW.status <> 'draft')) EXECUTE FUNCTION wb_paper_is_open();
+
+CREATE FUNCTION wb_paper_is_final() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+  free text[] := ARRAY['version', 'updated_at'] || wb_goes_with_patient();
+BEGIN
+  IF OLD.issued_at IS NOT NULL
+      AND (TG_OP = 'DELETE' OR to_jsonb(OLD) - free IS DISTINCT FROM to_jsonb(NEW) - free) THEN
+    RAISE EXCEPTION 'a prescription that was issued does not change'
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'prescription_is_final';
+  END IF;
+  RETURN coalesce(NEW, OLD);
+END $$;
+CREATE TRIGGER prescription_is_final BEFORE UPDATE OR DELETE ON prescription
   FOR EACH ROW EXECUTE FUNCTION wb_paper_is_final();
+
+-- A key that was retired or revoked stays so, and none becomes another.
+CREATE FUNCTION wb_key_is_final() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'DELETE' OR (OLD.id, OLD.kid, OLD.public_key) IS DISTINCT FROM (NEW.id, NEW.kid, NEW.public_key)
+      OR OLD.retired_at IS NOT NULL AND OLD.retired_at IS DISTINCT FROM NEW.retired_at
+      OR OLD.revoked_at IS NOT NULL AND (OLD.revoked_at, OLD.revoked_reason)
+        IS DISTINCT FROM (NEW.revoked_at, NEW.revoked_reason) THEN
+    RAISE EXCEPTION 'a key that papers are signed with stays what it is'
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'signing_key_is_final';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER signing_key_is_final BEFORE UPDATE OR DELETE ON signing_key
+  FOR EACH ROW EXECUTE FUNCTION wb_key_is_final();
 
 -- Who dispenses takes the order first; what is left is counted in the order itself, so two never give the last one.
 CREATE FUNCTION wb_takes(status text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
   SELECT status NOT IN ('cancelled', 'entered-in-error', 'declined')
 $$;
-CREATE FUNCTION wb_dispense() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+-- The order is held before the row is written, and counted in afterwards: a row that is not written after all, for there
+-- is one of its number, counts nothing.
+CREATE FUNCTION wb_hold_order() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM FROM medication_request WHERE id = NEW.medication_request_id FOR UPDATE;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER medication_dispense_holds BEFORE INSERT OR UPDATE OF status ON medication_dispense
+  FOR EACH ROW EXECUTE FUNCTION wb_hold_order();
+CREATE FUNCTION wb_dispense() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   wanted medication_request;
   change numeric := 0;
   given numeric;
+  free text[] := ARRAY['version', 'updated_at', 'patient_id', 'status', 'status_reason'];
 BEGIN
   IF TG_OP = 'DELETE' THEN
     RAISE EXCEPTION 'a dispense is taken back, never deleted'
       USING ERRCODE = 'check_violation', CONSTRAINT = 'medication_dispense_is_kept';
   END IF;
-  IF TG_OP = 'UPDATE' AND ((OLD.medication_request_id, OLD.medication_id, OLD.quantity, OLD.quantity_unit, OLD.already)
-      IS DISTINCT FROM (NEW.medication_request_id, NEW.medication_id, NEW.quantity, NEW.quantity_unit, NEW.already)
+  IF TG_OP = 'UPDATE' AND OLD.handed_over_at IS NULL AND NEW.status = 'completed' THEN
+    free := free || 'handed_over_at'::text;
+  END IF;
+  IF TG_OP = 'UPDATE' AND (to_jsonb(OLD) - free IS DISTINCT FROM to_jsonb(NEW) - free
       OR NOT wb_takes(OLD.status) AND NEW.status <> OLD.status
       OR OLD.status = 'completed' AND NEW.status NOT IN ('completed', 'entered-in-error')) THEN
     RAISE EXCEPTION 'a dispense does not become another'
@@ -226,15 +292,15 @@ BEGIN
   WHERE id = wanted.id;
   RETURN NEW;
 END $$;
-CREATE TRIGGER medication_dispense_counts BEFORE INSERT OR UPDATE OR DELETE ON medication_dispense
+CREATE TRIGGER medication_dispense_counts AFTER INSERT OR UPDATE OR DELETE ON medication_dispense
   FOR EACH ROW EXECUTE FUNCTION wb_dispense();
 
-CREATE FUNCTION wb_issue_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION wb_issue_is_final() RETURNS trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+  free text[] := ARRAY['version', 'updated_at', 'patient_id'];
 BEGIN
-  IF TG_OP = 'DELETE' OR (OLD.medication_request_id, OLD.code, OLD.severity, OLD.detail, OLD.reference,
-        OLD.identified_at, OLD.mitigation, OLD.mitigation_note, OLD.author_id)
-      IS DISTINCT FROM (NEW.medication_request_id, NEW.code, NEW.severity, NEW.detail, NEW.reference,
-        NEW.identified_at, NEW.mitigation, NEW.mitigation_note, NEW.author_id) THEN
+  IF TG_OP = 'DELETE' OR to_jsonb(OLD) - free IS DISTINCT FROM to_jsonb(NEW) - free THEN
     RAISE EXCEPTION 'what was overridden stays so'
       USING ERRCODE = 'check_violation', CONSTRAINT = 'detected_issue_is_final';
   END IF;
@@ -242,6 +308,9 @@ BEGIN
 END $$;
 CREATE TRIGGER detected_issue_is_final BEFORE UPDATE OR DELETE ON detected_issue
   FOR EACH ROW EXECUTE FUNCTION wb_issue_is_final();
+
+-- They act as the owner, so nobody else hangs them on a table.
+REVOKE ALL ON FUNCTION wb_encounter_states(), wb_dispense() FROM PUBLIC;
 """
 
 GONE = """
@@ -249,9 +318,16 @@ DROP TRIGGER detected_issue_is_final ON detected_issue;
 DROP FUNCTION wb_issue_is_final();
 DROP TRIGGER medication_dispense_counts ON medication_dispense;
 DROP FUNCTION wb_dispense();
+DROP TRIGGER medication_dispense_holds ON medication_dispense;
+DROP FUNCTION wb_hold_order();
+DROP TRIGGER signing_key_is_final ON signing_key;
+DROP FUNCTION wb_key_is_final();
 DROP FUNCTION wb_takes(text);
 DROP TRIGGER prescription_is_final ON prescription;
 DROP FUNCTION wb_paper_is_final();
+DROP TRIGGER medication_request_onto_open_paper ON medication_request;
+DROP TRIGGER medication_request_on_open_paper ON medication_request;
+DROP FUNCTION wb_paper_is_open();
 DROP TRIGGER medication_request_is_final ON medication_request;
 DROP FUNCTION wb_order_is_final();
 DROP TRIGGER medication_words ON medication;
@@ -261,6 +337,7 @@ DROP FUNCTION wb_note_origin();
 DROP TRIGGER clinical_note_is_kept ON clinical_note;
 DROP TRIGGER clinical_note_is_final ON clinical_note;
 DROP FUNCTION wb_note_is_final();
+DROP FUNCTION wb_goes_with_patient();
 DROP TRIGGER clinical_note_words ON clinical_note;
 DROP FUNCTION wb_note_words();
 DROP FUNCTION wb_dictionary(text);
@@ -273,6 +350,12 @@ DROP FUNCTION wb_encounter_states();
 PATIENTS_SEE = (
     "DO $do$ BEGIN EXECUTE replace(pg_get_functiondef('wb_policy_holds'::regproc), $a${0}$a$, $b${1}$b$); END $do$"
 )
+OLDER = (
+    *("wb_policy_holds", "wb_policy_changed", "wb_refuse", "wb_credential", "wb_account_changed", "wb_roles_changed"),
+    *("wb_last_visit", "wb_name_tokens", "wb_emergency_is_final", "wb_unusual_is_final", "wb_history_is_kept"),
+    "wb_appointment_is_final",
+)
+"""Rules of before that did not say where their tables are."""
 BEFORE = "'SlotOffer')"
 NOW = "'SlotOffer', 'NoteTemplate', 'Medication', 'SigningKey')"
 """What of a hospital is nobody's record, as the rule knows it that keeps patients to their own."""
@@ -739,11 +822,15 @@ def upgrade() -> None:
         for name, condition in rules.items():
             op.create_check_constraint(name, table, condition)
     op.execute(RULES)
+    for name in OLDER:
+        op.execute(f"ALTER FUNCTION {name}() SET search_path = pg_catalog, public, pg_temp")
     op.execute(PATIENTS_SEE.format(BEFORE, NOW))
 
 
 def downgrade() -> None:
     op.execute(PATIENTS_SEE.format(NOW, BEFORE))
+    for name in OLDER:
+        op.execute(f"ALTER FUNCTION {name}() RESET search_path")
     op.execute(GONE)
     for table, rules in CHECKS.items():
         for name in rules:
