@@ -790,6 +790,12 @@ def test_the_application_moves_nothing_by_hand(
         with psycopg.connect(plain) as c, pytest.raises(psycopg.errors.CheckViolation):
             c.execute("SET wardbook.merging = 'yes'")
             c.execute("UPDATE patient SET active = false, replaced_by_id = %s WHERE id = %s", [survivor, loser])
+        with psycopg.connect(plain) as c, pytest.raises(psycopg.errors.CheckViolation):
+            # Who owns the table is looked up in the catalogue, and not in a table of one's own by that name.
+            c.execute("CREATE TEMPORARY TABLE pg_tables (schemaname text, tablename text, tableowner text)")
+            c.execute("INSERT INTO pg_tables VALUES ('public', 'patient', current_user)")
+            c.execute("SET wardbook.merging = 'yes'")
+            c.execute("UPDATE patient SET active = false, replaced_by_id = %s WHERE id = %s", [survivor, loser])
         with psycopg.connect(plain) as c, c.transaction(force_rollback=True):
             c.execute("UPDATE patient SET given = 'works' WHERE id = %s", [loser])
             c.execute(
