@@ -84,7 +84,7 @@ def test_the_grid_goes_by_the_keyboard_alone(sit_down: SitDown) -> None:
     page.goto(nurse())
     first = tick(page, "See: Patients")
     first.focus()
-    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown"):
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown"):
         page.keyboard.press(key)
     expect(tick(page, "Add: Visits")).to_be_focused()
     page.keyboard.press("Space")
