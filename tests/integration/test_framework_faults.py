@@ -319,7 +319,7 @@ def test_how_often_the_database_is_asked(
         (admin, "/organizations/list/", 6),
         (admin, "/staff/list/", 7),
         (doctor, "/patients/all/list/", 6),
-        (doctor, f"/patients/{hospital.patients[1]}/", 13),
+        (doctor, f"/patients/{hospital.patients[1]}/", 18),
     ):
         client.get(address)
         with statements() as sent:
