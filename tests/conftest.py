@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -146,7 +147,7 @@ def database(
     url = fresh_database(make_url(template.url).database)
     guard.connect(url)
     trail.connect(servers.trail_redis_url, spool)
-    yield Database(url, template.hospital)
+    yield Database(url, deepcopy(template.hospital))  # a module may add people of its own
     guard.session.remove()
     guard.engine().dispose()
 

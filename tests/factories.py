@@ -149,8 +149,8 @@ def chart(session: Any, patient_id: int, branch: Branch, practitioner_id: int) -
         ),
         ServiceRequest(
             **here,
-            code="57698-3",
-            code_display="Lipid panel",
+            code="58410-2",
+            code_display="Complete blood count",
             authored_at=WHEN,
             requester_id=practitioner_id,
             note="Fasting",

@@ -215,7 +215,7 @@ def test_what_acts_as_the_owner_is_hung_on_no_table_of_somebody_elses(intruder: 
 def test_every_function_that_acts_as_the_owner_means_the_owners_tables(intruder: Intruder) -> None:
     """Unless pg_temp is named, and last, it comes first; and a trigger's function is for the owner's tables only."""
     found = intruder.execute(
-        "SELECT proname, array_to_string(proconfig, ' ') ~ 'search_path=.*, pg_temp$',"
+        "SELECT proname, array_to_string(proconfig, ' ') ~ 'search_path=[^=]*, pg_temp( |$)',"
         " prorettype = 'trigger'::regtype AND has_function_privilege(oid, 'EXECUTE')"
         " FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
     ).fetchall()
