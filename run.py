@@ -311,6 +311,33 @@ def import_formulary(settings: Settings, arguments: argparse.Namespace) -> int:
     return 1 if planned.errors else 0
 
 
+def hl7_listen(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Listen for HL7 v2 messages (MLLP) until told to stop."""
+    with connected(settings, "hl7") as ready:
+        from jobs import hl7
+
+        open_house(ready)
+        return hl7.listen(arguments.host, arguments.port, arguments.certificate, arguments.key)
+
+
+def hl7_import(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Take the HL7 v2 messages of files in."""
+    with connected(settings, "hl7") as ready:
+        from jobs import hl7
+
+        open_house(ready)
+        return hl7.take_in(arguments.paths)
+
+
+def hl7_balance(settings: Settings, _: argparse.Namespace) -> int:
+    """Say what became of every HL7 v2 message and result."""
+    with connected(settings, "hl7") as ready:
+        from jobs import hl7
+
+        open_house(ready)
+        return hl7.balance()
+
+
 def administrator(settings: Settings, arguments: argparse.Namespace) -> int:
     """Make an administrator's account, or let one in again who cannot sign in."""
     if not arguments.recover and not (arguments.email and arguments.name):
@@ -669,6 +696,14 @@ def parser() -> argparse.ArgumentParser:
     medicines = add("import-formulary", import_formulary, "take a CSV file of medicines into the formulary")
     medicines.add_argument("file", type=Path, metavar="FILE.csv", help="columns system, code, display, and ours")
     medicines.add_argument("--write", action="store_true", help="do it; without this it is only said what would change")
+    wire = add("hl7-listen", hl7_listen, "listen for HL7 v2 messages over MLLP")
+    wire.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    wire.add_argument("--port", type=int, default=2575, help="port to listen on (2575)")
+    wire.add_argument("--certificate", type=Path, help="PEM file of the certificate, to talk TLS")
+    wire.add_argument("--key", type=Path, help="PEM file of its key")
+    results = add("hl7-import", hl7_import, "take the HL7 v2 messages of files in")
+    results.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder of them")
+    add("hl7-balance", hl7_balance, "say what became of every HL7 v2 message and result")
     trail = add("audit", audit_verify, "check the trail, print its key, or archive an old month of it")
     ways = trail.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = ways.add_parser("verify", help="look for anything altered, missing, reordered, added or cut off")

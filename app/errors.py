@@ -352,6 +352,18 @@ class Tangled(Conflict):
     sentence = "What was written since belongs to both records, so they cannot be parted. Enter it anew in one first."
 
 
+class SecondPerson(Forbidden):
+    """Who entered a result does not verify it."""
+
+    sentence = "Somebody else has to verify this: nobody verifies what they entered themselves."
+
+
+class Held(IllegalTransition):
+    """A result waits for somebody to say why it is right all the same."""
+
+    sentence = "This result differs a lot from the one before. Check it, then say why it is right."
+
+
 class AlreadyDispensed(Conflict):
     """Somebody has dispensed it, or some of it, or it is over."""
 
@@ -417,6 +429,12 @@ CONSTRAINTS: dict[str, tuple[type[Refusal], str, str | None]] = {
     "organization_name_length": (Invalid, "A name has 1 to 200 letters.", "name"),
     "practitioner_user_id_key": (Conflict, "This account belongs to another person already.", "user"),
     "practitioner_user_has_home": (Invalid, "Somebody who signs in needs a home branch.", "home_branch"),
+    "observation_is_verified": (IllegalTransition, "A verified result is corrected, not overwritten.", None),
+    "observation_is_kept": (IllegalTransition, "Results are withdrawn, never deleted.", None),
+    "observation_is_withdrawn": (IllegalTransition, "This result was withdrawn.", None),
+    "observation_verified_by_another": (SecondPerson, SecondPerson.sentence, None),
+    "hl7_message_once": (RequestRepeated, RequestRepeated.sentence, None),
+    "critical_result_is_final": (Conflict, "Somebody has confirmed this already.", None),
     "encounter_is_final": (IllegalTransition, "This visit is over already.", None),
     "note_template_is_final": (Conflict, "An edition of a template never changes. Save a new one.", None),
     "note_template_current": (Conflict, "Somebody has changed this template meanwhile.", None),

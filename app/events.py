@@ -57,9 +57,35 @@ class EncounterFinished(Event):
     patient_id: int
 
 
+@dataclass(frozen=True)
+class CriticalRaised(Event):
+    """A verified result somebody must be told of at once."""
+
+    critical_result_id: int
+    patient_id: int
+    target_id: int | None
+
+
+@dataclass(frozen=True)
+class ResultsReleased(Event):
+    """Results of an order may be read by whoever ordered them, or have changed since."""
+
+    service_request_id: int
+    patient_id: int
+    requester_id: int | None
+
+
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
-    for kind in (PatientRegistered, TrailCheckAsked, AppointmentChanged, OfferMade, EncounterFinished)
+    for kind in (
+        PatientRegistered,
+        TrailCheckAsked,
+        AppointmentChanged,
+        OfferMade,
+        EncounterFinished,
+        CriticalRaised,
+        ResultsReleased,
+    )
 }
 Listener = Callable[[Any], None]
 _listeners: dict[type[Event], list[Listener]] = {}

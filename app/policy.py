@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, and_, false, or_, select
 
 from models.base import now
-from models.clinical import Encounter
-from models.codes import Confidentiality, PurposeOfUse, RowScope
+from models.clinical import Encounter, Observation
+from models.codes import LABORATORY, LABORATORY_REPORTS, STANDING, Confidentiality, PurposeOfUse, RowScope
+from models.lab import DiagnosticReport, ObservationHistory
 from models.notes import ClinicalNote
 from models.patients import Patient
 from models.scheduling import BLOCKING, Appointment, WaitlistEntry
@@ -130,7 +131,34 @@ def _self(model: Any, actor: Actor) -> ColumnElement[bool]:
     """Only what belongs to the patient who is signed in."""
     if model.patient_key is None or actor.patient_id is None:
         return false()
-    return getattr(model, model.patient_key) == actor.patient_id  # type: ignore[no-any-return]
+    mine: ColumnElement[bool] = getattr(model, model.patient_key) == actor.patient_id
+    told = _told_to_patients(model)
+    return mine if told is None else and_(mine, told)
+
+
+def _told_to_patients(model: Any) -> ColumnElement[bool] | None:
+    """The laboratory's results and reports that are out for those they are about; None for a model of other things."""
+    if model is Observation:
+        out = and_(model.status.in_(STANDING), model.portal_at <= now())
+    elif model is DiagnosticReport:
+        return or_(model.category.not_in(LABORATORY_REPORTS), model.portal_at <= now())
+    elif model is ObservationHistory:
+        out = false()
+    else:
+        return None
+    return or_(model.category != LABORATORY, out)
+
+
+def _released(model: Any, actor: Actor) -> ColumnElement[bool] | None:
+    """The results that have left the laboratory; None where the actor is the laboratory, which receives specimens."""
+    if actor.may("update", "Specimen"):
+        return None
+    result = Observation.__table__
+    out = or_(result.c.test_id.is_(None), result.c.released_at.is_not(None))
+    if model is Observation:
+        return or_(model.test_id.is_(None), model.released_at.is_not(None))
+    released = select(result.c.id).where(result.c.id == model.observation_id, out)
+    return or_(model.category != LABORATORY, released.correlate_except(result).exists())
 
 
 def _signs(actor: Actor) -> ColumnElement[bool]:
@@ -220,6 +248,7 @@ REFERENCE = (
     *("Organization", "Branch", "Practitioner", "Room"),
     *("VisitType", "Equipment", "WorkingHours", "ScheduleException", "SlotOffer"),
     *("NoteTemplate", "Medication", "SigningKey"),
+    *("LabTest", "LabPanel", "ReferenceRange", "UnitConversion", "OnCall"),
 )
 """About the hospital and nobody's record: seeing them is not recorded, changing them is."""
 CLINICAL = (
@@ -231,6 +260,8 @@ CLINICAL = (
     "Immunization",
     "DiagnosticReport",
     "ServiceRequest",
+    "Specimen",
+    "CriticalResult",
     "MedicationRequest",
     "MedicationDispense",
     "DetectedIssue",
@@ -249,6 +280,8 @@ RESOURCES = (
     "WaitlistEntry",
     "Communication",
     "ScheduleOverride",
+    "Hl7Message",
+    "PatientProposal",
     "EmergencyAccess",
     "UnusualAccess",
     "AuditEvent",
@@ -337,6 +370,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_desk_work,
         **{name: may("read create update") for name in CLINICAL},
         "MedicationDispense": may("read"),
+        "Specimen": may("read create"),
+        "CriticalResult": may("read update"),
         "ScheduleOverride": may("create"),
         "Patient": may("read create update"),
         "PatientIdentifier": may("read create update"),
@@ -355,7 +390,8 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "Observation": may("read create update", kinds=["vital-signs"]),
         "MedicationRequest": may("read"),
         "MedicationDispense": may("read"),
-        "ServiceRequest": may("read"),
+        "ServiceRequest": may("read update"),
+        "Specimen": may("read create"),
         "Immunization": may("read"),
         **_glass,
         **_desk,
@@ -374,9 +410,14 @@ MATRIX: dict[str, dict[str, Grant]] = {
         **_reference,
         "Patient": may("read"),
         "PatientIdentifier": may("read", masked=["value"]),
-        "Observation": may("read", kinds=["laboratory"]),
-        "DiagnosticReport": may("read", kinds=["laboratory"], masked=["presented_form"]),
-        "ServiceRequest": may("read"),
+        "Observation": may("read create update", kinds=["laboratory"]),
+        "DiagnosticReport": may("read create update", kinds=["LAB", "laboratory"], masked=["presented_form"]),
+        "ServiceRequest": may("read update"),
+        "Specimen": may("read create update"),
+        "CriticalResult": may("read create update"),
+        **{name: may("read create update") for name in ("LabTest", "LabPanel", "ReferenceRange", "UnitConversion")},
+        "OnCall": may("read create update"),
+        "Hl7Message": may("read create update"),
     },
     Role.PHARMACIST: {
         **_reference,
@@ -465,6 +506,17 @@ SERVICES: dict[str, dict[str, Grant]] = {
         **{name: may("read") for name in ("Practitioner", "Branch", "Organization", "Medication", "SigningKey")},
         "MedicationRequest": may("read"),
     },
+    "critical": {
+        **{name: may("read") for name in ("Branch", "Organization", "Practitioner", "OnCall")},
+        "CriticalResult": may("read create update"),
+    },
+    "hl7": {
+        **{name: may("read") for name in REFERENCE},
+        **{name: may("read") for name in ("Patient", "PatientIdentifier", "ServiceRequest", "Specimen")},
+        **{name: may("read create update") for name in ("Observation", "DiagnosticReport", "Hl7Message")},
+        "CriticalResult": may("read create"),
+        "PatientProposal": may("read create"),
+    },
     "note-check": {
         **{name: may("read") for name in ("Practitioner", "Branch", "Organization", "NoteTemplate")},
         "Patient": may("read"),
@@ -525,9 +577,15 @@ class Rights:
     def condition(self, action: str, model: Any, actor: Actor) -> ColumnElement[bool] | None:
         """The rows of a model an actor with these rights reaches; None for all of them."""
         within = self._reached(action, model, actor)
-        if model is not ClinicalNote or actor.of_the_house:
+        if actor.of_the_house:
             return within
-        return _unsealed(actor) if within is None else and_(within, _unsealed(actor))
+        kept: ColumnElement[bool] | None = None
+        if model is ClinicalNote:
+            kept = _unsealed(actor)
+        elif model in (Observation, ObservationHistory):
+            kept = _released(model, actor)
+        found = [each for each in (within, kept) if each is not None]
+        return and_(*found) if found else None
 
     def _reached(self, action: str, model: Any, actor: Actor) -> ColumnElement[bool] | None:
         """The rows the roles reach; None for all of them."""

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from app import actor, guard
-from app.services import accounts, clinical, formulary, note_templates, organization, patients
+from app.services import accounts, catalogue, clinical, formulary, note_templates, organization, patients
 from jobs import demo_notes, demo_visits
 from jobs.demo_charts import Chart, Hospital
 from jobs.demo_illness import DOCTORS
@@ -81,6 +81,7 @@ def plant(
         note_templates.plant()
         hospital = found(session, moment or now())
         formulary.take_in(session, FORMULARY.read_bytes())
+        catalogue.bring(session, Path(__file__).with_name("demo_laboratory.csv").read_bytes())
         today = hospital.moment.astimezone(ZoneInfo(SITES[0].time_zone)).date()
         people = everybody(seed, patients, today)
         visits = entries = 0

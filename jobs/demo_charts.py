@@ -290,6 +290,7 @@ class Chart:
                 code_display="Laboratory report",
                 effective_at=when,
                 issued_at=issued,
+                portal_at=issued,
                 conclusion=("; ".join(flagged) or "All values within their ranges") + ".",
             ),
         )
@@ -705,6 +706,7 @@ def observation(
         code_display=name,
         effective_at=when,
         issued_at=issued or when,
+        portal_at=issued or when,
         value_quantity=value,
         value_unit=unit,
         interpretation=flag,

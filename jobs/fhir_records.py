@@ -19,7 +19,7 @@ from typing import Any
 
 from app.errors import Invalid
 from app.services import words
-from models.base import Record
+from models.base import Record, now
 from models.clinical import (
     AllergyIntolerance,
     Condition,
@@ -718,6 +718,7 @@ def observation(resource: Json, zone: tzinfo) -> Reading:
         "category": first_code(first_concept(resource, "category"), "category") or "",
         "effective_at": when(resource, "effective", zone)[0],
         "issued_at": instant(resource, "issued", zone),
+        "portal_at": instant(resource, "issued", zone) or now(),
         **found,
         "interpretation": first_code(interpreted[0], "interpretation") if interpreted else None,
         "reference_range": rows(resource, "referenceRange"),
@@ -765,6 +766,7 @@ def diagnostic_report(resource: Json, zone: tzinfo) -> Reading:
         "category": first_code(first_concept(resource, "category"), "category") or "",
         "effective_at": when(resource, "effective", zone)[0],
         "issued_at": instant(resource, "issued", zone),
+        "portal_at": instant(resource, "issued", zone) or now(),
         "conclusion": string(resource, "conclusion") or None,
         "presented_form": rows(resource, "presentedForm"),
     }

@@ -11,9 +11,12 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Numeric,
+    SmallInteger,
+    String,
     UniqueConstraint,
     text,
 )
@@ -159,6 +162,28 @@ class Observation(InEncounter, Coded, Written, Record):
         InEncounter.same_patient("observation"),
         CheckConstraint(check("status", ObservationStatus), name="observation_status"),
         CheckConstraint("value_quantity IS NULL OR value_text IS NULL", name="observation_one_value"),
+        CheckConstraint("comparator IN ('', '<', '<=', '>', '>=')", name="observation_comparator"),
+        CheckConstraint("off_scale IN ('<', '>') AND delta IN ('U', 'D')", name="observation_marks"),
+        CheckConstraint(
+            "(verified_at IS NULL) = (verified_by_id IS NULL)"
+            " AND (verified_by_id IS NULL OR verified_by_id IS DISTINCT FROM recorder_id)",
+            name="observation_verified_by_another",
+        ),
+        CheckConstraint("released_at IS NULL OR verified_at IS NOT NULL", name="observation_released_verified"),
+        ForeignKeyConstraint(
+            ["service_request_id", "patient_id"],
+            ["service_request.id", "service_request.patient_id"],
+            name="observation_request_same_patient",
+            use_alter=True,
+            deferrable=True,
+        ),
+        ForeignKeyConstraint(
+            ["specimen_id", "patient_id"],
+            ["specimen.id", "specimen.patient_id"],
+            name="observation_specimen_same_patient",
+            use_alter=True,
+            deferrable=True,
+        ),
         Index("observation_trend", "patient_id", "code", "effective_at"),
         Index("observation_newest", "patient_id", "effective_at"),
     )
@@ -181,6 +206,31 @@ class Observation(InEncounter, Coded, Written, Record):
     reference_range: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     component: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     """FHIR Observation.component, such as the two numbers of a blood pressure."""
+    service_request_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    """The order it answers."""
+    specimen_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    test_id: Mapped[int | None] = mapped_column(ForeignKey("lab_test.id"))
+    """The test of the catalogue."""
+    comparator: Mapped[str] = mapped_column(String(2), default="", server_default=text("''"))
+    """http://hl7.org/fhir/quantity-comparator: the true value lies below or above the one that is written."""
+    off_scale: Mapped[str | None] = mapped_column(String(1))
+    """Table 0078 < or >: beyond what the instrument can tell apart."""
+    delta: Mapped[str | None] = mapped_column(String(1))
+    """Table 0078 U or D: significantly changed since the one before."""
+    rules: Mapped[int | None] = mapped_column(SmallInteger)
+    """The edition of the rules it was flagged by (app/services/flags.py)."""
+    held: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    """Why it waits for somebody before it can be verified: delta, unit, limits."""
+    note: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    verified_by_id: Mapped[int | None] = mapped_column(ForeignKey("practitioner.id"))
+    verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    released_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """From when on those who ordered it see it."""
+    portal_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """From when on the patient does; None for never."""
+    read_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When whoever ordered it had it before them."""
+    verified_by: Mapped[Practitioner | None] = relationship(foreign_keys=[verified_by_id], lazy="raise_on_sql")
 
 
 class Procedure(InEncounter, Coded, Written, Record):

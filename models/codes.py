@@ -145,6 +145,14 @@ class ObservationStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+LABORATORY = "laboratory"
+"""http://terminology.hl7.org/CodeSystem/observation-category, of results."""
+LABORATORY_REPORTS = ("LAB", LABORATORY)
+"""http://terminology.hl7.org/CodeSystem/v2-0074 of reports, and what many send instead."""
+STANDING = (ObservationStatus.FINAL, ObservationStatus.AMENDED, ObservationStatus.CORRECTED)
+"""What somebody has verified and nobody has withdrawn."""
+
+
 class DiagnosticReportStatus(StrEnum):
     """http://hl7.org/fhir/diagnostic-report-status"""
 
@@ -375,6 +383,79 @@ class DetectedIssueMitigation(StrEnum):
     NO_LONGER_ACTIVE = "7"
     OTHER_ACTION = "8"
     MONITORING = "9"
+
+
+class AnswerKind(StrEnum):
+    """What a test is answered with; http://hl7.org/fhir/permitted-data-type, by the hospital's names."""
+
+    NUMERIC = "numeric"
+    CODED = "coded"
+    TEXT = "text"
+
+
+class SpecimenStatus(StrEnum):
+    """http://hl7.org/fhir/specimen-status"""
+
+    AVAILABLE = "available"
+    UNAVAILABLE = "unavailable"
+    UNSATISFACTORY = "unsatisfactory"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class SpecimenRejection(StrEnum):
+    """http://terminology.hl7.org/CodeSystem/v2-0490: why a specimen is not looked at."""
+
+    EXPIRED = "EX"
+    QUANTITY = "QS"
+    LABEL = "RB"
+    CLOTTED = "RC"
+    CONTAINER = "RE"
+    HEMOLYSIS = "RH"
+    MISSING = "RM"
+    CONTAMINATED = "R"
+    IDENTIFICATION = "RD"
+
+
+class AttemptOutcome(StrEnum):
+    """What became of a try to tell somebody of a critical result; ours."""
+
+    CONFIRMED = "confirmed"
+    NO_READ_BACK = "reached-no-readback"
+    NOT_REACHED = "not-reached"
+
+
+class Hl7State(StrEnum):
+    """Where a message from another system stands; ours."""
+
+    STORED = "stored"
+    UNMATCHED = "unmatched"
+    PROPOSED = "proposed"
+    DEAD = "dead"
+    DISMISSED = "dismissed"
+
+
+class Hl7Outcome(StrEnum):
+    """What became of a result in a message; ours."""
+
+    STORED = "stored"
+    WAITING = "waiting"
+    REFUSED = "refused"
+
+
+class ProposalKind(StrEnum):
+    """What another system proposes about who somebody is; ours."""
+
+    REGISTER = "register"
+    UPDATE = "update"
+    MERGE = "merge"
+
+
+class ProposalState(StrEnum):
+    """What became of a proposal; ours."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    DISMISSED = "dismissed"
 
 
 class RowScope(StrEnum):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -25,7 +26,7 @@ from models.clinical import (
     Procedure,
 )
 from models.imports import SourceResource
-from models.lab import DiagnosticReport, ServiceRequest
+from models.lab import DiagnosticReport, LabPanel, LabPanelTest, LabTest, ReferenceRange, ServiceRequest, UnitConversion
 from models.notes import ClinicalNote
 from models.organization import Branch, Room
 from models.patients import Patient, PatientLink
@@ -144,6 +145,7 @@ def chart(session: Any, patient_id: int, branch: Branch, practitioner_id: int) -
             status="final",
             category="laboratory",
             effective_at=WHEN,
+            portal_at=WHEN,
             conclusion=CONCLUSION,
             presented_form=[{"contentType": "text/plain", "data": REPORT}],
         ),
@@ -189,7 +191,13 @@ def chart(session: Any, patient_id: int, branch: Branch, practitioner_id: int) -
     numbers = {type(row).__name__: row.id for row in rows}
     for code, display, value in (("718-7", "Haemoglobin", 14), ("2345-7", "Glucose", 93)):
         result = Observation(
-            **here, **vital, code=code, code_display=display, category="laboratory", value_quantity=value
+            **here,
+            **vital,
+            code=code,
+            code_display=display,
+            category="laboratory",
+            value_quantity=value,
+            portal_at=WHEN,
         )
         session.add(result)
         session.flush()
@@ -274,6 +282,85 @@ def build() -> Hospital:
             session.flush()
             numbers["ClinicalNote"] = note.id
     return made
+
+
+@dataclass
+class Laboratory:
+    """What the laboratory offers, by number, and the account of its second person."""
+
+    hospital: Hospital
+    potassium: int
+    sodium: int
+    culture: int
+    pregnancy: int
+    panel: int
+    second: int
+
+
+def open_laboratory(hospital: Hospital) -> Laboratory:
+    """Have the laboratory offer four tests and a panel, and give it a second person, `lab2`."""
+    with guard.acting_as(service("demo")), guard.unit_of_work() as session:
+        account = accounts.open_account(
+            session,
+            username="lab2",
+            password=PASSWORD,
+            first_name="Lena",
+            last_name="Second",
+            email="lab2@example.org",
+            roles=[Role.LAB_TECHNICIAN],
+        )
+        home = session.get_one(Branch, hospital.branches[0])
+        organization.employ(session, family="Second", given="Lena", home_branch=home, user_id=account.id)
+        serum = {"specimen_type": "SER", "unit": "mmol/L", "decimals": 1}
+        potassium = LabTest(
+            code="2823-3",
+            name="Potassium",
+            plausible_low=Decimal("0.5"),
+            plausible_high=Decimal(15),
+            reporting_low=Decimal(1),
+            reporting_high=Decimal(10),
+            delta_amount=Decimal(1),
+            **serum,
+        )
+        sodium = LabTest(code="2951-2", name="Sodium", **serum)
+        culture = LabTest(code="600-7", name="Blood culture", kind="text", specimen_type="BLD")
+        pregnancy = LabTest(
+            code="2106-3",
+            name="Pregnancy test",
+            kind="coded",
+            specimen_type="UR",
+            sensitive=True,
+            answers=[
+                {"code": "NEG", "display": "negative", "flag": "N"},
+                {"code": "POS", "display": "positive", "flag": "A"},
+                {"code": "INV", "display": "invalid"},
+            ],
+        )
+        session.add_all([potassium, sodium, culture, pregnancy])
+        session.flush()
+        session.add_all(
+            [
+                ReferenceRange(
+                    test_id=potassium.id,
+                    low=Decimal("3.5"),
+                    high=Decimal("5.1"),
+                    critical_low=Decimal("2.5"),
+                    critical_high=Decimal("6.5"),
+                    valid_from=date(2020, 1, 1),
+                ),
+                UnitConversion(test_id=potassium.id, source="mg/dL", target="mmol/L", factor=Decimal("0.2558")),
+            ]
+        )
+        panel = LabPanel(code="24326-1", name="Electrolytes")
+        session.add(panel)
+        session.flush()
+        session.add_all(
+            [
+                LabPanelTest(panel_id=panel.id, test_id=potassium.id, position=1),
+                LabPanelTest(panel_id=panel.id, test_id=sodium.id, position=2),
+            ]
+        )
+        return Laboratory(hospital, potassium.id, sodium.id, culture.id, pregnancy.id, panel.id, account.id)
 
 
 @dataclass(frozen=True)

@@ -552,6 +552,23 @@ RESOURCES: tuple[tuple[type[Protected], tuple[str, ...]], ...] = (
             *("branch_id", "note"),
         ),
     ),
+    (
+        lab.LabTest,
+        (
+            *("id", "fhir_id", "version", "code_system", "code", "name", "abbreviation", "kind", "specimen_type"),
+            *("unit", "decimals", "method", "plausible_low", "plausible_high", "reporting_low", "reporting_high"),
+            "active",
+        ),
+    ),
+    (lab.LabPanel, ("id", "fhir_id", "version", "code_system", "code", "name", "active")),
+    (
+        lab.ReferenceRange,
+        (
+            *("id", "fhir_id", "version", "test_id", "sex", "since_age", "since_unit", "until_age", "until_unit"),
+            *("pregnant", "low", "high", "critical_low", "critical_high", "valid_from", "valid_until", "source"),
+        ),
+    ),
+    (lab.UnitConversion, ("id", "fhir_id", "version", "test_id", "source", "target", "factor")),
     (notes.NoteTemplate, ("id", "fhir_id", "version", "key", "edition", "name", "kind", "schema", "active")),
 )
 """Every resource that is read over REST, and the columns it shows: named one by one, never taken by default."""

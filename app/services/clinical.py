@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, defer, joinedload, se
 from app import guard
 from app.actor import current
 from app.errors import Conflict, Forbidden, IllegalTransition, Invalid, NotAClinician, NotFound, Replaced
-from app.services import codes
+from app.services import codes, lab
 from app.services.words import fold, line, today
 from models.base import Record, Written, now
 from models.clinical import (
@@ -411,8 +411,11 @@ def entry(session: Session, kind: str, entry_id: int, *, hold: bool = False) -> 
 
 
 def _standing(session: Session, kind: str, entry_id: int) -> Any:
-    """An entry that is to change. Raises NotFound, Forbidden, and IllegalTransition for one that was withdrawn."""
-    guard.require("update", ENTRIES[kind].resource())
+    """An entry that is to change. Raises NotFound, Forbidden, and IllegalTransition for one that was withdrawn.
+
+    Whoever carries an order out changes it too; calling it off takes who may order.
+    """
+    guard.require("create" if kind == "orders" else "update", ENTRIES[kind].resource())
     _writer()
     row = entry(session, kind, entry_id, hold=True)
     if withdrawn(row):
@@ -946,6 +949,8 @@ def revoke(session: Session, order_id: int, *, reason: str) -> ServiceRequest:
     because = line(reason, field="reason", longest=500)
     if len(because) < 3:
         raise Invalid("Please say why in a few words.", field="reason")
+    if row.test_id is not None or row.panel_id is not None:
+        return lab.revoke(session, row.id, reason=because)
     row.status, row.status_reason = RequestStatus.REVOKED, because
     session.flush()
     return row

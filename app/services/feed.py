@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.actor import Actor
+from app.services.critical import acts_on_them
 from models.codes import RowScope
 
 STREAM = "live:pointers"
@@ -35,25 +36,22 @@ class Pointer:
 
     resource: str
     id: int
-    branch_id: int
+    branch_id: int | None
     version: int
     practitioner_id: int | None = None
     patient_id: int | None = None
 
     def rooms(self) -> list[str]:
-        """Where it is told."""
+        """Where it is told: what has no branch only to the person it is for."""
+        if self.branch_id is None:
+            return [f"person:{self.practitioner_id}"]
         whose = {"branch": self.branch_id, "practitioner": self.practitioner_id, "patient": self.patient_id}
         return [CHAIN, *(f"{kind}:{key}" for kind, key in whose.items() if key is not None)]
 
     def told(self, event: str) -> dict[str, Any]:
         """What a browser is told: no names, no times, and not whose it is."""
-        return {
-            "event": event,
-            "resource": self.resource,
-            "id": self.id,
-            "branch_id": self.branch_id,
-            "version": self.version,
-        }
+        told = {"event": event, "resource": self.resource, "id": self.id, "version": self.version}
+        return told if self.branch_id is None else {**told, "branch_id": self.branch_id}
 
 
 Entry = tuple[str, Pointer]
@@ -119,6 +117,14 @@ def _text(value: Any) -> str:
 
 
 def rooms_of(actor: Actor) -> frozenset[str]:
+    """The rooms of what an actor is told of: visits, and the critical results that are theirs to confirm."""
+    theirs = _rooms_of_visits(actor)
+    if acts_on_them(actor):
+        theirs |= {f"person:{actor.practitioner_id}"}
+    return theirs
+
+
+def _rooms_of_visits(actor: Actor) -> frozenset[str]:
     """The rooms of whose visits an actor may see; empty where they see none.
 
     A room can be narrower than the rows of a role (a patient of one's own branch who is seen at another one) and is

@@ -39,6 +39,7 @@ ADDED_TO = ("audit_event", "audit_batch", "audit_quarantine")
 READ_ONLY = (
     *("alembic_version", "audit_archive", "booking", "appointment_history", "encounter_history"),
     "patient_merge_row",
+    "observation_history",
 )
 """Tables it may only read: what changes them runs as the owner, or is a trigger."""
 CALLED = ("wb_merge_patients(bigint)", "wb_unmerge_patients(bigint)")
@@ -46,7 +47,7 @@ CALLED = ("wb_merge_patients(bigint)", "wb_unmerge_patients(bigint)")
 TAKEN_FROM = (
     *("event_outbox", "practitioner_branch", "role_grant", "role_setting", "credential"),
     *("visit_type_practitioner", "visit_type_room", "visit_type_equipment", "working_hours", "schedule_exception"),
-    *("calendar_feed", "queue_number"),
+    *("calendar_feed", "queue_number", "lab_panel_test"),
 )
 """Tables it may take rows from, besides Flask-AppBuilder's: no record of a patient is among them."""
 

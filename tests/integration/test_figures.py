@@ -269,7 +269,10 @@ def test_a_number_leads_only_where_one_may_go(client_as: ClientAs, granted: Any)
 def test_all_the_numbers_of_the_start_page_cost_one_statement(
     username: str, before: int, after: int, client_as: ClientAs, statements: list[str]
 ) -> None:
-    """`before` is what the page took while it counted patients, visits and lines of the trail by itself."""
+    """`before` is what the page took while it counted patients, visits and lines of the trail by itself.
+
+    A doctor's pages ask for critical results besides.
+    """
     client = client_as(username)
     client.page("/")
     client.page("/")
