@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ops.servers import Servers
 
-DEMO_ACCOUNTS = "admin reception nurse doctor trainee lab pharmacist billing privacy patient"
+DEMO_ACCOUNTS = "admin reception nurse doctor trainee lab lab2 pharmacist billing privacy patient"
 DEMO_PASSWORD = "wardbook-demo"  # noqa: S105
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -317,7 +317,9 @@ def hl7_listen(settings: Settings, arguments: argparse.Namespace) -> int:
         from jobs import hl7
 
         open_house(ready)
-        return hl7.listen(arguments.host, arguments.port, arguments.certificate, arguments.key)
+        if arguments.authority and not arguments.certificate:
+            raise CannotStart("Certificates of senders can be asked for only over TLS: name --certificate as well.")
+        return hl7.listen(arguments.host, arguments.port, arguments.certificate, arguments.key, arguments.authority)
 
 
 def hl7_import(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -701,6 +703,7 @@ def parser() -> argparse.ArgumentParser:
     wire.add_argument("--port", type=int, default=2575, help="port to listen on (2575)")
     wire.add_argument("--certificate", type=Path, help="PEM file of the certificate, to talk TLS")
     wire.add_argument("--key", type=Path, help="PEM file of its key")
+    wire.add_argument("--authority", type=Path, help="PEM file of who signs the certificates senders must have")
     results = add("hl7-import", hl7_import, "take the HL7 v2 messages of files in")
     results.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder of them")
     add("hl7-balance", hl7_balance, "say what became of every HL7 v2 message and result")

@@ -506,7 +506,7 @@ def _write(current: Session, _context: UOWTransaction, _instances: Any) -> None:
                 continue
             name = type(target).__name__
             if isinstance(target, Protected):
-                fields = changed_fields(target)
+                fields = changed_fields(target) if action == "update" else []
                 _authorise(current, action, target, fields)
                 changes.append((action, target, fields))
             elif name in ACCOUNTS:
@@ -588,7 +588,7 @@ def _authorise(current: Session, action: str, target: Any, fields: list[str]) ->
         if whose is not None:  # None: of a patient who is registered in this very flush
             _of_a_patient_within(current, action, target, whose)
     if resource == "Practitioner":
-        _not_their_own_place(target, fields)
+        _not_their_own_place(target, changed_fields(target))
 
 
 def _of_a_patient_within(current: Session, action: str, target: Any, patient_id: int) -> None:

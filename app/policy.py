@@ -13,12 +13,14 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, false, or_, select
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select
+from sqlalchemy.dialects.postgresql import array
 
 from models.base import now
 from models.clinical import Encounter, Observation
 from models.codes import LABORATORY, LABORATORY_REPORTS, STANDING, Confidentiality, PurposeOfUse, RowScope
-from models.lab import DiagnosticReport, ObservationHistory
+from models.hl7 import Hl7Message, Hl7Result
+from models.lab import CriticalAttempt, CriticalResult, DiagnosticReport, ObservationHistory
 from models.notes import ClinicalNote
 from models.patients import Patient
 from models.scheduling import BLOCKING, Appointment, WaitlistEntry
@@ -144,6 +146,8 @@ def _told_to_patients(model: Any) -> ColumnElement[bool] | None:
         return or_(model.category.not_in(LABORATORY_REPORTS), model.portal_at <= now())
     elif model is ObservationHistory:
         out = false()
+    elif model in (CriticalResult, CriticalAttempt, Hl7Message, Hl7Result):
+        return false()  # each of them says a value, and none knows from when on it is told
     else:
         return None
     return or_(model.category != LABORATORY, out)
@@ -158,7 +162,22 @@ def _released(model: Any, actor: Actor) -> ColumnElement[bool] | None:
     if model is Observation:
         return or_(model.test_id.is_(None), model.released_at.is_not(None))
     released = select(result.c.id).where(result.c.id == model.observation_id, out)
-    return or_(model.category != LABORATORY, released.correlate_except(result).exists())
+    elsewhere = select(result.c.id).where(result.c.id == model.observation_id, result.c.test_id.is_(None))
+    foreign = elsewhere.correlate_except(result).exists()
+    # What was entered and put right before anybody else saw it stays within the laboratory as well.
+    was_out = or_(
+        func.jsonb_extract_path_text(model.was, "released_at").is_not(None),
+        not_(func.jsonb_exists_any(model.was, array(SAID))),
+        foreign,
+    )
+    return or_(model.category != LABORATORY, and_(released.correlate_except(result).exists(), was_out))
+
+
+SAID = (
+    *("value_quantity", "value_text", "value_code", "value_unit"),
+    *("comparator", "interpretation", "off_scale", "delta"),
+)
+"""What a result says."""
 
 
 def _signs(actor: Actor) -> ColumnElement[bool]:
@@ -324,7 +343,7 @@ MASKABLE: dict[str, tuple[str, ...]] = {
 """The fields a role may be given a resource without; whatever shows them can do with nothing."""
 KINDS: dict[str, tuple[str, ...]] = {
     "Observation": ("vital-signs", "laboratory", "social-history", "survey", "exam", "imaging", "procedure", "therapy"),
-    "DiagnosticReport": ("laboratory", "imaging"),
+    "DiagnosticReport": ("LAB", "laboratory", "imaging"),
     "Figure": ("registrations", "unidentified", "visits", "staff", "rooms", "looks", "refusals"),
 }
 """The kinds a role may be limited to, by the resource's `kind_key`."""
@@ -359,6 +378,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read create update"),
         "PatientLink": may("read update"),
         "PatientMerge": may("read create update"),
+        "PatientProposal": may("read update"),
         "EmergencyAccess": may("read", masked=["justification", "review_note"]),
         "AuditEvent": may("read"),
         "Figure": may("read"),
@@ -402,6 +422,7 @@ MATRIX: dict[str, dict[str, Grant]] = {
         "PatientIdentifier": may("read create update"),
         "PatientLink": may("read update"),
         "PatientMerge": may("read create update"),
+        "PatientProposal": may("read update"),
         **_desk_work,
         "Encounter": may("read create", masked=["reason"]),
         **_desk,
@@ -510,6 +531,7 @@ SERVICES: dict[str, dict[str, Grant]] = {
         **{name: may("read") for name in ("Branch", "Organization", "Practitioner", "OnCall")},
         "CriticalResult": may("read create update"),
     },
+    "results": {"ServiceRequest": may("read")},
     "hl7": {
         **{name: may("read") for name in REFERENCE},
         **{name: may("read") for name in ("Patient", "PatientIdentifier", "ServiceRequest", "Specimen")},

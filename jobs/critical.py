@@ -10,6 +10,7 @@ from app import guard
 from app.events import CriticalRaised, on
 from app.services import critical, feed
 from jobs.base import connection, every, job
+from models.base import now
 from models.lab import CriticalResult
 
 
@@ -32,7 +33,7 @@ def push(event: dict[str, Any]) -> None:
 def escalate() -> None:
     """Hand what nobody has confirmed in a quarter of an hour to whoever is on call."""
     with guard.unit_of_work() as session:
-        critical.escalate(session)
+        critical.escalate(session, now())
 
 
 __all__ = ["escalate", "push"]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from app import actor, guard
 from app.services import accounts, catalogue, clinical, formulary, note_templates, organization, patients
-from jobs import demo_notes, demo_visits
+from jobs import demo_laboratory, demo_notes, demo_visits
 from jobs.demo_charts import Chart, Hospital
 from jobs.demo_illness import DOCTORS
 from jobs.demo_people import CHAIN, DIALYSIS_UNIT, ROOMS, SITES, STAFF, Person, dice, everybody
@@ -99,6 +99,7 @@ def plant(
                 bar.update(len(charts))
         visits += demo_visits.fill(session, hospital, everyone, seed)
         entries += demo_notes.write(session, [patient for _, patient in everyone])
+        entries += demo_laboratory.write(session, [patient for _, patient in everyone])
     planted = Planted(len(SITES), len(STAFF), len(people), visits, entries, time.monotonic() - begun)
     say(f"  {planted}")
     return planted

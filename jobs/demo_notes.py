@@ -71,7 +71,7 @@ TRAINED: Final = {
 def write(session: Session, patients: Sequence[Patient]) -> int:
     """Write and sign them in the transaction under way; gives how many there are."""
     session.flush()
-    with _as(session, "doctor"):
+    with acting(session, "doctor"):
         made = [
             _signed(session, patients[place], template, title, content)
             for place, template, title, content in SIGNED
@@ -84,7 +84,7 @@ def write(session: Session, patients: Sequence[Patient]) -> int:
         draft.written_at = now() - timedelta(hours=30)
         session.flush()
         notes.save_draft(session, draft.id, version=draft.version, content=DRAFT)
-    with _as(session, "trainee"):
+    with acting(session, "trainee"):
         _signed(session, patients[5], "soap", "Sore throat", TRAINED)
     return len(made) + 3
 
@@ -96,7 +96,7 @@ def _signed(session: Session, patient: Patient, template: str, title: str, conte
 
 
 @contextmanager
-def _as(session: Session, username: str) -> Iterator[None]:
+def acting(session: Session, username: str) -> Iterator[None]:
     """Go on as one of the accounts, in the same transaction: nobody writes a note for another, not even the demo."""
     before = current()
     user = session.scalars(select(User).where(User.username == username)).one()

@@ -129,6 +129,7 @@ STAFF: Final = (
     Employee("Idaira", "Medina", "female", "Nurse", "LPA"),
     Employee("Nauzet", "Falcón", "male", "Receptionist", "LPA"),
     Employee("Candelaria", "Betancor", "female", "Pharmacist", "LPA"),
+    Employee("Noelia", "Serrano", "female", "Laboratory technician", "MAD", (), "lab2"),
     Employee("Hugo", "Prieto", "male", "Doctor in training", "MAD", (), "trainee"),
 )
 

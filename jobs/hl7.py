@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import ssl
 import sys
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 THREADS = 8
 """Messages that are stored at one time; those of one line come one after the other."""
+HEAD = 65_536
+"""Bytes that are kept of a message that is too long."""
 SILENCE = 3600.0
 """Seconds after which a line nobody says anything on is closed."""
 
@@ -50,7 +53,13 @@ def answered(raw: bytes) -> bytes:
         raise
     except Exception:
         log.exception("hl7.fault", bytes=len(raw))
-        return hl7_reading.acknowledge(None, "AE", "The message could not be stored. Please send it again later.")
+        return refused(raw, "The message could not be stored. Please send it again later.")
+
+
+def refused(raw: bytes, sentence: str) -> bytes:
+    """Keep what is not even tried, with why, and the answer to it. Raises OutOfService, NotRecorded."""
+    with guard.acting_as(service("hl7", channel="hl7")):
+        return hl7_intake.refuse(raw, sentence).bytes
 
 
 class Listener:
@@ -75,16 +84,27 @@ class Listener:
         except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
             pass
         except asyncio.LimitOverrunError:
-            writer.writeblock(hl7_reading.acknowledge(None, "AE", "The message is too long."))
+            await self._too_long(reader, writer)
         except (OutOfService, NotRecorded):
             log.warning("hl7.hung-up")  # unanswered, so that it is sent again
         finally:
             self.lines.discard(task)
             writer.close()
 
+    async def _too_long(self, reader: Any, writer: Any) -> None:
+        """Keep the head of a message that does not end, and say so."""
+        head = (await reader.read(HEAD)).rpartition(hl7_reading.START)[2]
+        sentence = "The message is too long."
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(self.threads, refused, head, sentence)
+        except (OutOfService, NotRecorded):
+            return
+        writer.writeblock(answer)
+
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Answer whoever connects, until the process is told to stop; what is under way is finished first."""
-        server = await start_hl7_server(self.talk, host, port, limit=hl7_reading.MOST, ssl=tls)
+        # Several processes may listen on one port: each takes its share of the lines.
+        server = await start_hl7_server(self.talk, host, port, limit=hl7_reading.MOST, ssl=tls, reuse_port=True)
         stopping = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -97,12 +117,16 @@ class Listener:
         self.threads.shutdown()
 
 
-def listen(host: str, port: int, certificate: Path | None, key: Path | None) -> int:
-    """Listen for messages until told to stop."""
+def listen(host: str, port: int, certificate: Path | None, key: Path | None, authority: Path | None) -> int:
+    """Listen for messages until told to stop; with an authority, only to whoever has a certificate of it."""
     tls = None
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate, key)
+        if authority is not None:
+            tls.load_verify_locations(authority)
+            tls.verify_mode = ssl.CERT_REQUIRED
+    gc.freeze()  # what is loaded by now is never garbage, and is not looked through again and again
     asyncio.run(Listener().listen(host, port, tls))
     return 0
 

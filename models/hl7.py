@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
+from flask_appbuilder.security.sqla.models import User
 from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, LargeBinary, SmallInteger, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, deferred, mapped_column, relationship
 
 from models.base import Record
+from models.clinical import Observation
 from models.codes import Hl7Outcome, Hl7State, ProposalKind, ProposalState, check
 from models.patients import Patient
 
@@ -22,6 +24,7 @@ class Hl7Message(Record):
         CheckConstraint(check("state", Hl7State), name="hl7_message_state"),
         CheckConstraint("acknowledgement IN ('AA', 'AE', 'AR')", name="hl7_message_acknowledgement"),
         Index("hl7_message_once", "sender", "control_id", unique=True, postgresql_where=text("control_id <> ''")),
+        Index("hl7_message_unnumbered", "digest", postgresql_where=text("control_id = ''")),
         Index("hl7_message_waiting", "received_at", postgresql_where=text("state IN ('unmatched', 'dead')")),
     )
     patient_key: ClassVar[str | None] = "patient_id"
@@ -44,7 +47,12 @@ class Hl7Message(Record):
     named: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)
     """Who it says it is about: identifiers, name, birth date, sex; to match it by hand."""
     patient_id: Mapped[int | None] = mapped_column(ForeignKey("patient.id"), index=True)
+    decided_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When somebody matched it, tried it again or dismissed it, the last time."""
+    decided_by_id: Mapped[int | None] = mapped_column(ForeignKey("ab_user.id"))
+    decision: Mapped[str] = mapped_column(default="", server_default=text("''"))
     patient: Mapped[Patient | None] = relationship(lazy="raise_on_sql")
+    decided_by: Mapped[User | None] = relationship(User, lazy="raise_on_sql")
     results: Mapped[list[Hl7Result]] = relationship(
         back_populates="message", order_by="Hl7Result.position", lazy="raise_on_sql"
     )
@@ -76,6 +84,7 @@ class Hl7Result(Record):
     observation_id: Mapped[int | None] = mapped_column(ForeignKey("observation.id"), index=True)
     patient_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("patient.id"), index=True)
     message: Mapped[Hl7Message] = relationship(back_populates="results", lazy="raise_on_sql")
+    observation: Mapped[Observation | None] = relationship(lazy="raise_on_sql")
 
     @classmethod
     def resource(cls) -> str:
@@ -104,7 +113,10 @@ class PatientProposal(Record):
     wanted: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)
     decided_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     decided_by_id: Mapped[int | None] = mapped_column(ForeignKey("ab_user.id"))
+    decision: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    """What was taken over, or why it was dismissed."""
     message: Mapped[Hl7Message] = relationship(lazy="raise_on_sql")
+    decided_by: Mapped[User | None] = relationship(User, lazy="raise_on_sql")
     patient: Mapped[Patient | None] = relationship(foreign_keys=[patient_id], lazy="raise_on_sql")
     other: Mapped[Patient | None] = relationship(foreign_keys=[other_id], lazy="raise_on_sql")
 

@@ -352,7 +352,13 @@ class CriticalResult(InPatientCompartment, Record):
     __tablename__ = "critical_result"
     __table_args__ = (
         CheckConstraint("flag IN ('LL', 'HH', 'AA')", name="critical_result_is_critical"),
-        UniqueConstraint("observation_id", "value", name="critical_result_once"),
+        Index(
+            "critical_result_once",
+            "observation_id",
+            "value",
+            unique=True,
+            postgresql_where=text("acknowledged_at IS NULL"),
+        ),
         CheckConstraint(
             "(acknowledged_at IS NULL) = (acknowledged_by_id IS NULL)", name="critical_result_acknowledged_by_somebody"
         ),
@@ -373,7 +379,8 @@ class CriticalResult(InPatientCompartment, Record):
     acknowledged_by_id: Mapped[int | None] = mapped_column(ForeignKey("practitioner.id"))
     read_back: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """Whether whoever was told repeated the value."""
-    observation: Mapped[Observation] = relationship(lazy="raise_on_sql")
+    observation: Mapped[Observation | None] = relationship(lazy="raise_on_sql")
+    """None for whoever may not see it now, as while it is being put right."""
     target: Mapped[Practitioner | None] = relationship(foreign_keys=[target_id], lazy="raise_on_sql")
     acknowledged_by: Mapped[Practitioner | None] = relationship(foreign_keys=[acknowledged_by_id], lazy="raise_on_sql")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from flask import Response, flash, redirect, request, url_for
@@ -66,6 +68,56 @@ def number(value: Any) -> str:
     return "" if value is None else format(value, "f")
 
 
+WIDE, HIGH, LEFT, FOOT = 320, 150, 44, 24
+"""Of the drawing of a test's ranges, in its own units."""
+YEARS = {"d": Decimal(1) / 365, "wk": Decimal(7) / 365, "mo": Decimal(1) / 12, "a": Decimal(1)}
+OLDEST = Decimal(90)
+"""Years the drawing goes to."""
+
+
+def bands(rows: Sequence[ReferenceRange]) -> dict[str, Any] | None:
+    """Where the ranges that count today lie, over the age; None where no two limits span anything."""
+    today = [row for row in rows if catalogue.counts(row)]
+    known = [each for row in today for name in catalogue.LIMITS if (each := getattr(row, name)) is not None]
+    if not known or min(known) == max(known) == 0:
+        return None
+    room = (max(known) - min(known)) / 8 or abs(max(known)) / 4
+    low, high = max(min(known) - room, Decimal(0) if min(known) >= 0 else min(known) - room), max(known) + room
+
+    def across(age: int | None, unit: str | None, otherwise: Decimal) -> float:
+        years = otherwise if age is None else min(age * YEARS[unit or "a"], OLDEST)
+        return round(float(LEFT + years / OLDEST * (WIDE - LEFT - 8)), 1)
+
+    def down(value: Decimal) -> float:
+        return round(float(8 + (high - value) / (high - low) * (HIGH - 8 - FOOT)), 1)
+
+    found = []
+    for row in today:
+        left, right = across(row.since_age, row.since_unit, Decimal(0)), across(row.until_age, row.until_unit, OLDEST)
+        top, bottom = down(row.high if row.high is not None else high), down(row.low if row.low is not None else low)
+        found.append(
+            {
+                "x": left,
+                "width": max(right - left, 1),
+                "y": top,
+                "height": max(bottom - top, 1),
+                "kind": {"male-typical": "male", "female-typical": "female"}.get(row.sex or "", "all"),
+                "critical": [down(each) for each in (row.critical_low, row.critical_high) if each is not None],
+                "right": right,
+                "label": whom(row),
+            }
+        )
+    return {
+        "width": WIDE,
+        "height": HIGH,
+        "foot": HIGH - FOOT,
+        "left": LEFT,
+        "bands": found,
+        "marks": [(down(value), number(value.normalize())) for value in sorted({min(known), max(known)})],
+        "ages": [(across(age, "a", OLDEST), str(age)) for age in (0, 18, 45, 65, 90)],
+    }
+
+
 class Catalogue(Page):
     """The catalogue."""
 
@@ -98,6 +150,7 @@ class Catalogue(Page):
             test=test,
             specimen=str(SPECIMENS.get(test.specimen_type, test.specimen_type)),
             may_change=current().may("update", "ReferenceRange"),
+            drawn=bands(test.ranges),
             lines=[
                 (row, whom(row), [number(getattr(row, name)) for name in catalogue.LIMITS], catalogue.counts(row))
                 for row in sorted(test.ranges, key=lambda row: (row.valid_from, row.id), reverse=True)

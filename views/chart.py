@@ -22,7 +22,7 @@ from app.services.clinical import Cursor, Moment
 from app.services.clock import day_of
 from models.base import now
 from models.clinical import AllergyIntolerance, Encounter, Observation
-from models.codes import EncounterStatus
+from models.codes import LABORATORY, EncounterStatus
 from models.patients import Patient, PatientIdentifier
 from views.base import Page, branch_zone, day, open_to, words
 from views.branches import all_branches
@@ -190,6 +190,7 @@ WAYS = {
     "medications": ("MedicationRequest", "Prescribing.ask", lazy_gettext("Prescribe")),
     "notes": ("ClinicalNote", "Notes.write", lazy_gettext("Write a note")),
     "orders": ("ServiceRequest", "OrderEntry.ask", lazy_gettext("Order")),
+    "results": ("ServiceRequest", "Ordering.ask", lazy_gettext("Order tests")),
     "procedures": ("Procedure", "ProcedureEntry.ask", lazy_gettext("Add a procedure")),
     "immunisations": ("Immunization", "ImmunisationEntry.ask", lazy_gettext("Add an immunisation")),
     "visits": ("Encounter", "OpenVisit.ask", lazy_gettext("Open a visit")),
@@ -287,11 +288,22 @@ def origin(row: Any, told: Mapping[int, str]) -> dict[str, str]:
     return {"where": where, "origin": " · ".join(part for part in (where, by) if part)}
 
 
+def sees_results() -> bool:
+    """Whether the actor is shown what the laboratory finds, by order."""
+    return clinical.sees_kind(LABORATORY) and current().may("read", "ServiceRequest")
+
+
 def led(part: str, row: Any) -> dict[str, Any]:
     """Where a row leads."""
     href = None
     if part == "visits":
         href = url_for("Encounters.show", encounter_id=row.id)
+    elif part == "observations" and row.category == LABORATORY:
+        href = url_for("Results.show", observation_id=row.id)
+    elif part == "orders" and (row.test_id or row.panel_id) and sees_results():
+        href = url_for("Results.order", request_id=row.id)
+    elif part == "reports" and row.service_request_id and sees_results():
+        href = url_for("Results.order", request_id=row.service_request_id)
     elif part in clinical.ENTRIES:
         href = url_for("Entries.show", kind=part, entry_id=row.id)
     elif part == "notes":
@@ -372,7 +384,9 @@ def panel_href(name: str, patient_id: int) -> str | None:
     """Where all of a panel is."""
     if name == "notes":
         return url_for("Notes.list", patient_id=patient_id)
-    tab = "observations" if name in ("vitals", "results") else name
+    if name == "results":
+        return url_for("Results.table", patient_id=patient_id)
+    tab = "observations" if name == "vitals" else name
     return url_for("Chart.open", patient_id=patient_id, tab=tab)
 
 
@@ -467,7 +481,10 @@ def _entries(moments: Iterable[Moment], told: Mapping[int, str]) -> Iterable[dic
             }
         else:
             said = short(kind, row)
-        led_to = led(kind, row) if kind != "observations" or len(alike) == 1 else {"href": None, "void": False}
+        led_to = led(kind, row)
+        if kind == "observations" and len(alike) > 1:
+            several_at = url_for("Results.table", patient_id=row.patient_id) if row.category == LABORATORY else None
+            led_to = {"href": several_at, "void": led_to["void"]}
         yield {
             **said,
             **origin(row, told),
@@ -639,7 +656,7 @@ CATEGORIES = {
     "biologic": lazy_gettext("Vaccine or blood product"),
 }
 """Kinds of allergies."""
-UNITS = str.maketrans({"{": "", "}": "", "[": "", "]": ""})
+UNITS = str.maketrans({"{": "", "}": "", "[": "", "]": "", "_": " "})
 SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 PERIODS = {"h": lazy_gettext("hour"), "d": lazy_gettext("day"), "wk": lazy_gettext("week"), "mo": lazy_gettext("month")}
 SYSTOLIC = "8480-6"
@@ -662,7 +679,10 @@ def components(row: Observation) -> list[dict[str, Any]]:
 def measured(row: Observation) -> str:
     """A value with its unit, or what was found in words; the parts of a panel one after the other."""
     if row.value_quantity is not None:
-        return f"{spoken_number(row.value_quantity)} {unit(row.value_unit)}".strip()
+        exact = row.test_id is not None or 0 < abs(row.value_quantity) < 1  # 0.004 is not nothing
+        number = f"{row.value_quantity:f}" if row.test_id is not None else f"{float(row.value_quantity):.3g}"
+        said = number if exact else spoken_number(row.value_quantity)
+        return f"{row.comparator}{said} {unit(row.value_unit)}".strip()
     if row.value_text:
         return row.value_text
     quantities = [part["valueQuantity"] for part in components(row)]
@@ -723,6 +743,9 @@ def observation_groups(
                 "display": latest.code_display,
                 "code": latest.code,
                 "category": latest.category,
+                "href": url_for("Results.course", patient_id=latest.patient_id, test=latest.code)
+                if latest.category == LABORATORY and latest.code
+                else None,
                 "unit": unit(latest.value_unit),
                 "latest": measured(latest) if standing else "—",
                 "when": words(latest.effective_at),
@@ -750,10 +773,18 @@ def observation_groups(
 def _limits(row: Observation) -> tuple[float | None, float | None]:
     """Between which values it is normal, where that is told in numbers."""
     for reference in row.reference_range or []:
-        low, high = (reference.get(end, {}).get("value") for end in ("low", "high"))
-        if isinstance(low, int | float) or isinstance(high, int | float):
+        low, high = (_as_number(reference.get(end, {}).get("value")) for end in ("low", "high"))
+        if low is not None or high is not None:
             return low, high
     return None, None
+
+
+def _as_number(said: Any) -> float | None:
+    """An end of a range, which the laboratory freezes as it is written: 3.50."""
+    try:
+        return float(said)
+    except (TypeError, ValueError):
+        return None
 
 
 def _dose(instructions: Sequence[dict[str, Any]]) -> str:

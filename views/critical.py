@@ -24,6 +24,7 @@ from views.base import Page, branch_zone, explain, open_to, words
 from views.branches import all_branches
 from views.desk import number_of
 from views.laboratory import FLAGS, value_of, who
+from views.plots import plot
 
 OUTCOMES = {
     AttemptOutcome.CONFIRMED: lazy_gettext("Told, and the value was repeated"),
@@ -81,6 +82,14 @@ def minutes(since: datetime, until: datetime | None = None) -> int:
     return max(int(((until or now()) - since).total_seconds() // 60), 0)
 
 
+def was_corrected(found: CriticalResult) -> bool:
+    """Whether the result is corrected, verified again, and no longer what was told."""
+    result = found.observation
+    return bool(
+        result and result.status == "corrected" and result.verified_at is not None and lab.told(result) != found.value
+    )
+
+
 def line_of(found: CriticalResult) -> dict[str, Any]:
     """A critical result in a list."""
     waited = minutes(found.raised_at, found.acknowledged_at)
@@ -88,7 +97,7 @@ def line_of(found: CriticalResult) -> dict[str, Any]:
         "id": found.id,
         "href": url_for("Critical.show", critical_id=found.id),
         "patient": who(found.patient),
-        "name": found.observation.code_display,
+        "name": found.observation.code_display if found.observation else gettext("A result that is being put right"),
         "value": found.value,
         "flag": found.flag,
         "flag_word": str(FLAGS.get(found.flag, found.flag)),
@@ -96,6 +105,7 @@ def line_of(found: CriticalResult) -> dict[str, Any]:
         "waited": waited,
         "late": waited >= critical.PATIENCE.total_seconds() / 60,
         "target": "",
+        "stands": value_of(found.observation) if was_corrected(found) and found.observation else "",
         "escalated": words(found.escalated_at) if found.escalated_at else "",
         "branch": str(all_branches().get(found.branch_id or 0, "")),
     }
@@ -110,12 +120,19 @@ def listens() -> bool:
 
 def waiting() -> list[dict[str, Any]]:
     """What the person at work has to confirm, for the banner; nothing where it cannot be asked for."""
-    if not listens():
+    if not listens() or g.get("waits", {}).get("critical") == 0:  # the navigation has asked already
         return []
     try:
         return [line_of(found) for found in critical.mine(guard.session())]
     except (Refusal, SQLAlchemyError):
         return []
+
+
+def course(times: critical.Times) -> dict[str, Any] | None:
+    """The minutes each took, as a drawing; none for fewer than two."""
+    points = [{"t": raised.timestamp() * 1000, "v": took} for raised, took in times.points]
+    patience = critical.PATIENCE.total_seconds() / 60
+    return {**plot([points], (0, patience)), "times": len(points)} if len(points) > 1 else None
 
 
 class Critical(Page):
@@ -160,19 +177,16 @@ class Critical(Page):
         found = critical.show(session, critical_id)
         call = call or Call()
         call.recipient.choices = self._whom(found)
-        stands = value_of(found.observation)
+        result = found.observation  # none while it is being put right: until then it is the laboratory's alone
         return self.render(
             "lab/critical_one.html",
             page_title=gettext("Critical result"),
             one={**line_of(found), "target": found.target.name if found.target else ""},
             confirmed_by=found.acknowledged_by.name if found.acknowledged_by else "",
             confirmed=words(found.acknowledged_at) if found.acknowledged_at else "",
-            now_stands=stands
-            if found.observation.status == "corrected" and lab.told(found.observation) != found.value
-            else "",
-            withdrawn=found.observation.status == "entered-in-error",
-            order_href=url_for("Laboratory.show", request_id=found.observation.service_request_id)
-            if found.observation.service_request_id and current().may("read", "ServiceRequest")
+            withdrawn=bool(result and result.status == "entered-in-error"),
+            order_href=url_for("Laboratory.show", request_id=result.service_request_id)
+            if result and result.service_request_id and current().may("read", "ServiceRequest")
             else None,
             chart_href=url_for("Chart.open", patient_id=found.patient_id),
             attempts=[
@@ -266,6 +280,7 @@ class Critical(Page):
             patience=int(critical.PATIENCE.total_seconds() // 60),
             lines=[
                 {
+                    "plot": course(each),
                     "branch": str(all_branches().get(each.branch_id or 0, gettext("No branch"))),
                     "raised": each.raised,
                     "confirmed": each.confirmed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from flask import current_app, request, session, url_for
+from flask import current_app, g, request, session, url_for
 from flask_appbuilder import IndexView, expose
 from flask_babel import format_date, format_decimal, get_locale, gettext, lazy_gettext
 from sqlalchemy import select
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import guard, policy
 from app.actor import Actor, current
-from app.services import emergencies, notes, patients
+from app.services import emergencies, patients, waiting
 from app.services.figures import Figures, figures
 from models.patients import Patient
 from views import watch
@@ -214,14 +214,20 @@ NAVIGATION: tuple[tuple[str, str, str, str, tuple[str, str] | None], ...] = (
     ("Today", "Home.index", "home", "", None),
     ("Front desk", "Desk.today", "bell", "", ("update", "Appointment")),
     ("My notes", "Notes.mine", "edit", "", ("create", "ClinicalNote")),
+    ("New results", "Results.inbox", "lab", "", ("create", "ServiceRequest")),
     ("Pharmacy", "Pharmacy.find", "scan", "", ("create", "MedicationDispense")),
     ("Patients", "Finder.find", "people", "", ("read", "Patient")),
     ("Calendar", "Calendar.show", "calendar", "", ("read", "Appointment")),
     ("Waiting list", "Waiting.list", "clock", "", ("update", "WaitlistEntry")),
     ("Laboratory", "Laboratory.orders", "lab", "", ("update", "Specimen")),
+    ("Take specimens", "Laboratory.collect", "lab", "", ("create", "Specimen")),
     ("Catalogue of tests", "Catalogue.list", "lab", "Hospital", ("update", "LabTest")),
+    ("On call", "Duties.list", "bell", "Hospital", ("update", "OnCall")),
+    ("Turnaround", "TurnaroundReport.show", "clock", "Hospital", ("update", "LabTest")),
     ("Critical results", "Critical.list", "warn", "", ("update", "CriticalResult")),
+    ("Messages", "Messages.list", "document", "", ("update", "Hl7Message")),
     ("Possible duplicates", "Duplicates.list", "pair", "", ("update", "PatientLink")),
+    ("Proposals", "Proposals.list", "id", "", ("update", "PatientProposal")),
     ("Medicines", "Medicines.list", "pill", "Medicines", ("update", "Medication")),
     ("Overridden warnings", "Overrides.list", "warn", "Medicines", ("read", "DetectedIssue")),
     ("Who saw what", "TrailView.list", "trail", "Privacy", ("read", "AuditEvent")),
@@ -302,19 +308,35 @@ def navigation(actor: Any) -> list[dict[str, Any]]:
                 "icon": icon,
                 "current": here,
                 "group": gettext(group) if group else "",
-                "count": to_sign() if endpoint == "Notes.mine" else 0,
+                "count": waiting_in(endpoint),
             }
         )
     return entries
 
 
-def to_sign() -> int:
-    """The notes that wait for the person; none where the database is away, as every page has a navigation."""
-    try:
-        return notes.waiting_count(guard.session())
-    except SQLAlchemyError:
-        guard.session.rollback()
-        return 0
+COUNTS = {
+    "Notes.mine": "notes",
+    "Results.inbox": "results",
+    "Messages.list": "messages",
+    "Proposals.list": "proposals",
+}
+"""What is counted of the pages something waits on."""
+
+
+def waiting_in(endpoint: str) -> int:
+    """What waits on a page; nothing where the database is away, as every page has a navigation."""
+    return waiting_counts().get(COUNTS.get(endpoint, ""), 0)
+
+
+def waiting_counts() -> dict[str, int]:
+    """What waits for the person, by kind; asked for once a page."""
+    if "waits" not in g:
+        try:
+            g.waits = waiting.counts(guard.session())
+        except SQLAlchemyError:
+            guard.session.rollback()
+            g.waits = {}
+    return dict(g.waits)
 
 
 def register(builder: Any) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from io import BytesIO
 from typing import Any
 
-import qrcode
 from flask import flash, jsonify, redirect, render_template, request, url_for
 from flask_appbuilder import expose
 from flask_babel import gettext, lazy_gettext, ngettext
-from qrcode.image.svg import SvgPathImage
 from wtforms import Form, HiddenField, RadioField, SelectMultipleField, TextAreaField
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import InputRequired, Length
 
-from app import guard
+from app import documents, guard
 from app.actor import current
 from app.errors import NotFound, Refusal
 from app.services import clinical, lab
@@ -217,15 +213,6 @@ def here() -> int | None:
     return None if asked == "all" else number_of(asked) or current().branch_id
 
 
-def square(text: str) -> str:
-    """A QR code of a text, as an address an <img> takes."""
-    code = qrcode.QRCode(border=1, error_correction=qrcode.constants.ERROR_CORRECT_M)
-    code.add_data(text)
-    drawn = BytesIO()
-    code.make_image(image_factory=SvgPathImage).save(drawn)
-    return "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode()
-
-
 def tried(work: Callable[[Any], Any]) -> Refusal | None:
     """Do something in a unit of work of its own; gives why not, where it is not done."""
     try:
@@ -241,6 +228,16 @@ def tried(work: Callable[[Any], Any]) -> Refusal | None:
 # ---- the bench ---------------------------------------------------------------------------------------------------
 
 
+WAYS = (
+    (lazy_gettext("Open orders"), "Laboratory.orders", "update"),
+    (lazy_gettext("Collect"), "Laboratory.collect", "create"),
+    (lazy_gettext("Receive"), "Laboratory.receive", "update"),
+    (lazy_gettext("Enter results"), "Laboratory.worklist", "update"),
+    (lazy_gettext("Verify"), "Laboratory.unverified", "update"),
+)
+"""The pages of the bench, and what they ask for: whoever cares for a patient takes specimens, the rest is its own."""
+
+
 class Laboratory(Page):
     """Orders on their way through the laboratory."""
 
@@ -254,11 +251,9 @@ class Laboratory(Page):
         return self.render(
             template,
             ways=[
-                (gettext("Open orders"), url_for("Laboratory.orders"), request.endpoint == "Laboratory.orders"),
-                (gettext("Collect"), url_for("Laboratory.collect"), request.endpoint == "Laboratory.collect"),
-                (gettext("Receive"), url_for("Laboratory.receive"), request.endpoint == "Laboratory.receive"),
-                (gettext("Enter results"), url_for("Laboratory.worklist"), request.endpoint == "Laboratory.worklist"),
-                (gettext("Verify"), url_for("Laboratory.unverified"), request.endpoint == "Laboratory.unverified"),
+                (str(label), url_for(endpoint), request.endpoint == endpoint)
+                for label, endpoint, right in WAYS
+                if current().may(right, "Specimen")
             ],
             places=[(str(facts.id), facts.name) for facts in branches.values()],
             place="all" if chosen is None else str(chosen),
@@ -302,7 +297,7 @@ class Laboratory(Page):
     # ---- specimens -----------------------------------------------------------------------------------------------
 
     @expose("/collect/", methods=["GET", "POST"])
-    @open_to("update", "Specimen")
+    @open_to("create", "Specimen")
     def collect(self) -> Any:
         """Whose specimens are to be taken, and of one patient: for which orders; then their labels."""
         patient_id, refusal = number_of(request.values.get("patient")), None
@@ -347,7 +342,7 @@ class Laboratory(Page):
             labels=[
                 {
                     "number": specimen.accession,
-                    "code": square(specimen.accession),
+                    "code": documents.qr(specimen.accession),
                     "patient": who(specimen.patient),
                     "kind": specimen_word(specimen.type_code),
                     "taken": f"{specimen.collected_at.astimezone(zone):%Y-%m-%d %H:%M}",
@@ -516,7 +511,7 @@ class Laboratory(Page):
             may_change=may_enter and current().may("update", "Observation"),
             may_release=current().may("create", "DiagnosticReport") and bool(standing.unreleased),
             whole=not standing.unverified and standing.entered == len(standing.lines),
-            may_revoke=current().may("update", "ServiceRequest")
+            may_revoke=current().may("create", "ServiceRequest")
             and not any(result is not None and result.verified_at is not None for _, result in standing.lines),
             me=current().practitioner_id,
             refusal=str(refusal) if refusal else None,
@@ -554,7 +549,7 @@ class Laboratory(Page):
         return self._done(request_id, lambda session: lab.release(session, request_id), gettext("Released."))
 
     @expose("/orders/<int:request_id>/revoke", methods=["POST"])
-    @open_to("update", "ServiceRequest")
+    @open_to("create", "ServiceRequest")
     def revoke(self, request_id: int) -> Any:
         """Call an order off."""
         reason = request.form.get("reason", "")

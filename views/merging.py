@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import flash, redirect, request, url_for
@@ -58,6 +58,7 @@ TABLES = {
     "critical_attempt": lazy_gettext("Calls about critical results"),
     "hl7_message": lazy_gettext("Messages from other systems"),
     "hl7_result": lazy_gettext("Results in messages from other systems"),
+    "patient_proposal": lazy_gettext("Proposals of other systems"),
     "service_request": lazy_gettext("Orders of tests, images and referrals"),
     "prescription": lazy_gettext("Prescriptions"),
     "medication_request": lazy_gettext("Medicines"),
@@ -228,48 +229,10 @@ class Merging(Page):
         sentence: str | None = None,
         field: str | None = None,
     ) -> str:
-        looked = merging.preview(guard.session(), patient_id, other_id)
-        survivor, loser = looked.survivor, looked.loser
-        sent = request.form
-        chosen = {
-            f.name: sent.get(f"of_{f.name}", "survivor") if sent else "loser" if f.of_loser else "survivor"
-            for f in looked.fields
-        }
-        better = merging.survivor_of(survivor, loser)
         return self.render(
             "patients/merge.html",
             page_title=gettext("One person?"),
-            survivor=short(survivor),
-            loser=short(loser),
-            better_href=compare_href(loser, survivor) if better.id == loser.id else None,
-            swap_href=compare_href(loser, survivor),
-            fields=[
-                {
-                    "name": f.name,
-                    "label": FIELDS[f.name],
-                    "differs": f.differs,
-                    "shown": f.shown,
-                    "survivor": said(survivor, f.name),
-                    "loser": said(loser, f.name),
-                    "chosen": chosen[f.name],
-                }
-                for f in looked.fields
-                if f.differs or f.name in ("name", "birth_date", "gender")
-            ],
-            allergies=_sides(looked.allergies, survivor, loser, lambda row: row.code_display),
-            orders=_sides(looked.orders, survivor, loser, _order),
-            counts=counted(looked.counts),
-            total=sum(one.loser for one in looked.counts if one.stays is None),
-            warnings=[{"name": name, "text": WARNINGS[name]} for name in looked.warnings],
-            unconfirmed=refusal.warnings if isinstance(refusal, Unconfirmed) else (),
-            clashes=[(about(a), about(b)) for a, b in looked.clashes],
-            account=looked.account,
-            digest=looked.digest,
-            days=merging.UNDONE_WITHIN.days,
-            sent=sent,
-            confirmed=sent.getlist("confirmed"),
-            refusal=sentence or (gettext(str(refusal)) if refusal else None),
-            field=field or (refusal.field if refusal else None),
+            **comparison(patient_id, other_id, refusal=refusal, sentence=sentence, field=field),
         )
 
     @expose("/merges/")
@@ -321,6 +284,60 @@ class Merging(Page):
             refusal=refusal,
             reason=request.form.get("reason", ""),
         )
+
+
+def comparison(
+    patient_id: int,
+    other_id: int,
+    *,
+    refusal: Refusal | None = None,
+    sentence: str | None = None,
+    field: str | None = None,
+    href: Callable[[Patient, Patient], str] | None = None,
+) -> dict[str, Any]:
+    """Two records side by side, for the page that asks whether they are one; `href` leads to the same two swapped."""
+    looked = merging.preview(guard.session(), patient_id, other_id)
+    href = href or compare_href
+    survivor, loser = looked.survivor, looked.loser
+    sent = request.form
+    chosen = {
+        f.name: sent.get(f"of_{f.name}", "survivor") if sent else "loser" if f.of_loser else "survivor"
+        for f in looked.fields
+    }
+    better = merging.survivor_of(survivor, loser)
+    return {
+        "survivor": short(survivor),
+        "loser": short(loser),
+        "better_href": href(loser, survivor) if better.id == loser.id else None,
+        "swap_href": href(loser, survivor),
+        "fields": [
+            {
+                "name": f.name,
+                "label": FIELDS[f.name],
+                "differs": f.differs,
+                "shown": f.shown,
+                "survivor": said(survivor, f.name),
+                "loser": said(loser, f.name),
+                "chosen": chosen[f.name],
+            }
+            for f in looked.fields
+            if f.differs or f.name in ("name", "birth_date", "gender")
+        ],
+        "allergies": _sides(looked.allergies, survivor, loser, lambda row: row.code_display),
+        "orders": _sides(looked.orders, survivor, loser, _order),
+        "counts": counted(looked.counts),
+        "total": sum(one.loser for one in looked.counts if one.stays is None),
+        "warnings": [{"name": name, "text": WARNINGS[name]} for name in looked.warnings],
+        "unconfirmed": refusal.warnings if isinstance(refusal, Unconfirmed) else (),
+        "clashes": [(about(a), about(b)) for a, b in looked.clashes],
+        "account": looked.account,
+        "digest": looked.digest,
+        "days": merging.UNDONE_WITHIN.days,
+        "sent": sent,
+        "confirmed": sent.getlist("confirmed"),
+        "refusal": sentence or (gettext(str(refusal)) if refusal else None),
+        "field": field or (refusal.field if refusal else None),
+    }
 
 
 def compare_href(survivor: Patient, loser: Patient) -> str:

@@ -127,6 +127,7 @@ OF_ROWS: dict[str, Any] = {
 KINDS: dict[str, Any] = {
     "vital-signs": lazy_gettext("Vital signs"),
     "laboratory": lazy_gettext("Laboratory"),
+    "LAB": lazy_gettext("Reports of the laboratory"),
     "social-history": lazy_gettext("Social history"),
     "survey": lazy_gettext("Surveys"),
     "exam": lazy_gettext("Examination"),

@@ -24,6 +24,7 @@ DEMO_ACCOUNTS: dict[str, str] = {
     "doctor": policy.Role.DOCTOR,
     "trainee": policy.Role.DOCTOR,
     "lab": policy.Role.LAB_TECHNICIAN,
+    "lab2": policy.Role.LAB_TECHNICIAN,
     "pharmacist": policy.Role.PHARMACIST,
     "billing": policy.Role.BILLING_CLERK,
     "privacy": policy.Role.PRIVACY_OFFICER,

@@ -102,6 +102,12 @@ def retire_test(session: Session, test_id: int) -> LabTest:
     return change_test(session, test_id, active=False)
 
 
+def _real(value: Decimal | None, name: str) -> None:
+    """Raises Invalid for what no instrument shows: infinite, no number, or beyond 12 digits on either side."""
+    if value is not None and not (value.is_finite() and value.copy_abs() < 10**12 and value == round(value, 12)):
+        raise Invalid("This is no number of a laboratory.", field=name)
+
+
 def _checked(told: Mapping[str, Any]) -> dict[str, Any]:
     found = {"method": "", "kind": AnswerKind.NUMERIC, "unit": "", "active": True, **told}
     for name in ("code", "name"):
@@ -117,6 +123,8 @@ def _checked(told: Mapping[str, Any]) -> dict[str, Any]:
         found["decimals"] = 0
     if found.get("decimals") is not None and not 0 <= found["decimals"] <= 6:
         raise Invalid("Decimals are 0 to 6.", field="decimals")
+    for name in NUMBERS:
+        _real(found.get(name), name)
     for kind in ("plausible", "reporting"):
         low, high = found.get(f"{kind}_low"), found.get(f"{kind}_high")
         if low is not None and high is not None and low >= high:
@@ -193,6 +201,8 @@ def _checked_range(told: Mapping[str, Any]) -> dict[str, Any]:
             raise Invalid("An age is a number and d, wk, mo or a.", field=f"{edge}_age")
         if age is not None and age < (0 if edge == "since" else 1):
             raise Invalid("This is no age.", field=f"{edge}_age")
+    for name in LIMITS:
+        _real(found.get(name), name)
     limits = [found.get(name) for name in ("critical_low", "low", "high", "critical_high")]
     known = [value for value in limits if value is not None]
     if not known:
@@ -229,6 +239,27 @@ def add_conversion(session: Session, test_id: int, *, source: str, target: str, 
     session.add(row)
     session.flush()
     return row
+
+
+def panels(session: Session) -> Sequence[LabPanel]:
+    """Every panel with its tests, by name."""
+    asked = select(LabPanel).options(selectinload(LabPanel.tests)).order_by(LabPanel.name, LabPanel.id)
+    return session.scalars(asked.execution_options(populate_existing=True)).all()
+
+
+def panel(session: Session, panel_id: int) -> LabPanel:
+    """A panel with its tests. Raises NotFound."""
+    asked = select(LabPanel).where(LabPanel.id == panel_id).options(selectinload(LabPanel.tests))
+    found = session.scalars(asked.execution_options(populate_existing=True)).first()
+    if found is None:
+        raise guard.refuse("read", "LabPanel", NotFound)
+    return found
+
+
+def free_code(session: Session, code: str) -> None:
+    """Raises Conflict where a panel has a code already."""
+    if session.scalars(select(LabPanel).where(LabPanel.code == code)).first() is not None:
+        raise Conflict("There is a panel with this code already.")
 
 
 def set_panel(session: Session, *, code: str, name: str, test_ids: Iterable[int], active: bool = True) -> LabPanel:

@@ -162,7 +162,7 @@ def measured_lately(session: Session, patient_id: int, category: str, limit: int
         .where(
             Observation.patient_id == patient_id,
             Observation.category == category,
-            Observation.status != ObservationStatus.ENTERED_IN_ERROR,
+            Observation.status.not_in([ObservationStatus.ENTERED_IN_ERROR, ObservationStatus.CANCELLED]),
         )
         .options(*_people(Observation))
         .order_by(Observation.effective_at.desc().nulls_last(), Observation.id.desc())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 from statistics import median
+from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from app import events, guard
@@ -139,18 +140,17 @@ def on_call_at(session: Session, branch_id: int, at: datetime) -> OnCall | None:
     return session.scalars(newest.limit(1)).one_or_none()
 
 
-def escalate(session: Session) -> list[int]:
+def escalate(session: Session, at: datetime) -> list[int]:
     """Hand what nobody has confirmed in time to whoever is on call at its branch; gives the ids of what was.
 
-    Where nobody is on call it stays with whoever it is with, and is tried again.
+    Each quarter of an hour without an answer is written down as a try, and whoever is on call then is told again.
+    Where nobody is on call it stays with whoever it is with, open in the laboratory's list, and is tried again.
     """
-    at = now()
     late = session.scalars(
         select(CriticalResult)
         .where(
             CriticalResult.acknowledged_at.is_(None),
-            CriticalResult.escalated_at.is_(None),
-            CriticalResult.raised_at <= at - PATIENCE,
+            func.coalesce(CriticalResult.escalated_at, CriticalResult.raised_at) <= at - PATIENCE,
             CriticalResult.branch_id.is_not(None),
         )
         .order_by(CriticalResult.id)
@@ -198,20 +198,29 @@ def open_results(session: Session, *, branch_id: int | None = None, most: int = 
     ).all()
 
 
-def mine(session: Session, *, most: int = 5) -> Sequence[CriticalResult]:
-    """What the person at work has to confirm: results they ordered, and those that came to them; the oldest first."""
+def _mine() -> tuple[ColumnElement[bool], ...]:
     me = current().practitioner_id
-    if me is None or not acts_on_them(current()):
-        return []
     ordered = (
         select(Observation.id)
         .join(ServiceRequest, ServiceRequest.id == Observation.service_request_id)
         .where(ServiceRequest.requester_id == me)
     )
-    statement = select(CriticalResult).where(
-        CriticalResult.acknowledged_at.is_(None),
-        or_(CriticalResult.target_id == me, CriticalResult.observation_id.in_(ordered)),
-    )
+    whose = or_(CriticalResult.target_id == me, CriticalResult.observation_id.in_(ordered))
+    return CriticalResult.acknowledged_at.is_(None), whose
+
+
+def waiting() -> dict[str, Select[Any]]:
+    """The count of `mine`, to be asked with other counts; nothing where the person acts on none."""
+    if not acts_on_them(current()):
+        return {}
+    return {"mine": select(func.count()).select_from(CriticalResult).where(*_mine())}
+
+
+def mine(session: Session, *, most: int = 5) -> Sequence[CriticalResult]:
+    """What the person at work has to confirm: results they ordered, and those that came to them; the oldest first."""
+    if not acts_on_them(current()):
+        return []
+    statement = select(CriticalResult).where(*_mine())
     return session.scalars(
         statement.options(joinedload(CriticalResult.patient), joinedload(CriticalResult.observation))
         .order_by(CriticalResult.raised_at, CriticalResult.id)
@@ -250,7 +259,7 @@ def whom(session: Session, critical: CriticalResult) -> list[Practitioner]:
     found: dict[int, Practitioner] = {}
     if critical.target is not None:
         found[critical.target.id] = critical.target
-    if critical.observation.service_request_id is not None:
+    if critical.observation is not None and critical.observation.service_request_id is not None:
         statement = select(ServiceRequest).where(ServiceRequest.id == critical.observation.service_request_id)
         order = session.scalars(statement.options(joinedload(ServiceRequest.requester))).one_or_none()
         if order is not None:
@@ -277,6 +286,8 @@ class Times:
     median: float | None
     ninth: float | None
     """What nine in ten took no longer than."""
+    points: tuple[tuple[datetime, float], ...]
+    """Each that was confirmed: when it was raised, and its minutes; the oldest first."""
 
 
 MOST = 5000
@@ -294,11 +305,12 @@ def times(session: Session, since: datetime, until: datetime) -> list[Times]:
         by_branch.setdefault(critical.branch_id, []).append(critical)
     lines = []
     for branch_id, group in sorted(by_branch.items(), key=lambda each: each[0] or 0):
-        took = sorted(
-            (critical.acknowledged_at - critical.raised_at).total_seconds() / 60
+        points = sorted(
+            (critical.raised_at, (critical.acknowledged_at - critical.raised_at).total_seconds() / 60)
             for critical in group
             if critical.acknowledged_at is not None
         )
+        took = sorted(minutes for _, minutes in points)
         lines.append(
             Times(
                 branch_id,
@@ -308,6 +320,7 @@ def times(session: Session, since: datetime, until: datetime) -> list[Times]:
                 escalated=sum(critical.escalated_at is not None for critical in group),
                 median=median(took) if took else None,
                 ninth=took[ceil(len(took) * 0.9) - 1] if took else None,
+                points=tuple(points),
             )
         )
     return lines
@@ -326,5 +339,6 @@ __all__ = [
     "repeats",
     "show",
     "times",
+    "waiting",
     "whom",
 ]

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.actor import Actor
 from app.services.critical import acts_on_them
+from app.services.results import reads_results
 from models.codes import RowScope
 
 STREAM = "live:pointers"
@@ -117,9 +118,9 @@ def _text(value: Any) -> str:
 
 
 def rooms_of(actor: Actor) -> frozenset[str]:
-    """The rooms of what an actor is told of: visits, and the critical results that are theirs to confirm."""
+    """The rooms of what an actor is told of: visits, and the results that come to them."""
     theirs = _rooms_of_visits(actor)
-    if acts_on_them(actor):
+    if acts_on_them(actor) or reads_results(actor):
         theirs |= {f"person:{actor.practitioner_id}"}
     return theirs
 

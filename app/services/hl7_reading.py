@@ -49,6 +49,7 @@ class Person:
     """Table 0001."""
     phones: tuple[str, ...] = ()
     address: tuple[str, ...] = ()
+    """XAD: street, further, town, region, postal code, country; empty where it is not said."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it, for somebody to match by hand."""
@@ -203,8 +204,28 @@ def repetitions(tree: Any, segment: Any, nth: int) -> list[list[str]]:
     found = []
     for repetition in segment[nth]:
         parts = [str(repetition)] if isinstance(repetition, str) else [str(part) for part in repetition]
-        found.append([tree.unescape(part).strip() for part in parts])
+        found.append([unescaped(tree, part).strip() for part in parts])
     return found
+
+
+def unescaped(tree: Any, text: str) -> str:
+    """A text with its escapes undone, once; one that is none, or that nobody knows, stays as it is."""
+    mark = str(tree.esc)
+    if mark not in text:
+        return text
+    plain = {"F": tree.separators[1], "S": tree.separators[3], "R": tree.separators[2], "T": tree.separators[4]}
+    known = {**plain, "E": mark, ".br": "\n", ".sp": "\n", "H": "", "N": ""}
+
+    def undone(found: re.Match[str]) -> str:
+        if found[1].startswith("X") and re.fullmatch(r"X(?:[0-9A-Fa-f]{2})+", found[1]):
+            sent = bytes.fromhex(found[1][1:])
+            try:
+                return sent.decode()
+            except UnicodeDecodeError:
+                return sent.decode("iso8859-1")
+        return str(known.get(found[1], found[0]))
+
+    return re.sub(f"{re.escape(mark)}([^{re.escape(mark)}]*){re.escape(mark)}", undone, text)
 
 
 def component(tree: Any, segment: Any, nth: int, of: int = 1) -> str:
@@ -237,7 +258,7 @@ def _person(tree: Any, found: list[Any]) -> Person | None:
         born=moment.date() if moment else None,
         sex=component(tree, segment, 8).upper(),
         phones=tuple(parts[0] for parts in repetitions(tree, segment, 13) if parts and parts[0]),
-        address=tuple(part for part in address if part),
+        address=tuple(part.split("&")[0] for part in address[:6]),
     )
 
 
@@ -276,7 +297,7 @@ def _result(tree: Any, segment: Any, order: Any, position: int, where: tzinfo) -
         sub_id=tree_text(tree, segment, 4),
         values=tuple("^".join(parts).rstrip("^") for parts in repetitions(tree, segment, 5)),
         unit=component(tree, segment, 6),
-        reference=tree.unescape(tree_text(tree, segment, 7)),
+        reference=unescaped(tree, tree_text(tree, segment, 7)),
         interpretation=component(tree, segment, 8),
         observed_at=observed,
         order=component(tree, order, 3) or component(tree, order, 2),

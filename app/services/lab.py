@@ -82,6 +82,8 @@ def order(
         raise NotFound
     if not patient.active:
         raise Invalid("This record is closed, so nothing can be ordered for it.", field="patient")
+    if patient.deceased:
+        raise Invalid("This person has died, so nothing can be ordered for them.", field="patient")
     request = ServiceRequest(
         patient_id=patient_id,
         encounter_id=encounter_id,
@@ -357,6 +359,7 @@ def enter(
     before the person, 0 for none. Raises Invalid, naming the field, IllegalTransition where the order is over or the
     result is verified, and Conflict where it is not the one that was seen.
     """
+    guard.require("update", "Specimen")  # results of the laboratory are its alone
     guard.require("create", "Observation")
     request = _held(session, request_id)
     if request.status != RequestStatus.ACTIVE:
@@ -478,6 +481,7 @@ def verify(session: Session, observation_id: int, *, despite: str = "", seen: in
     `seen` is the version of it that was before the person. Raises SecondPerson for whoever entered it, Held,
     IllegalTransition, and Conflict where it is not the one that was seen. A critical one is made known at once.
     """
+    guard.require("update", "Specimen")
     guard.require("update", "Observation")
     result = _result(session, observation_id)
     corrected = result.status == ObservationStatus.CORRECTED and result.verified_at is None
@@ -503,7 +507,7 @@ def verify(session: Session, observation_id: int, *, despite: str = "", seen: in
     if Flag(result.interpretation).critical:
         if result.released_at is None and result.service_request_id is not None:
             release(session, result.service_request_id)  # whoever is told of it at once may look at it at once
-        _raise(session, result)
+        make_known(session, result)
     return result
 
 
@@ -523,10 +527,11 @@ def told(result: Observation) -> str:
     return result.value_text or ""
 
 
-def _raise(session: Session, result: Observation) -> None:
-    """Write down that somebody must be told, once for each value of a result, and say so after the commit."""
+def make_known(session: Session, result: Observation) -> None:
+    """Write down that somebody must be told, once each time a result takes a value, and say so after the commit."""
     same = (CriticalResult.observation_id == result.id, CriticalResult.value == told(result))
-    if session.scalars(select(CriticalResult).where(*same)).one_or_none() is not None:
+    last = session.scalars(select(CriticalResult).where(*same).order_by(CriticalResult.id.desc()).limit(1)).first()
+    if last is not None and (last.acknowledged_at is None or not _changed_since(session, result, last.raised_at)):
         return
     request = session.get(ServiceRequest, result.service_request_id) if result.service_request_id else None
     critical = CriticalResult(
@@ -541,6 +546,16 @@ def _raise(session: Session, result: Observation) -> None:
     session.add(critical)
     session.flush()
     events.emit(session, events.CriticalRaised(critical.id, critical.patient_id, critical.target_id))
+
+
+def _changed_since(session: Session, result: Observation, at: datetime) -> bool:
+    """Whether a result was anything else since a moment, so that whoever was told of its value knows another."""
+    kept = select(ObservationHistory).where(
+        ObservationHistory.observation_id == result.id,
+        ObservationHistory.until_at >= at,
+        or_(*(ObservationHistory.was.has_key(name) for name in ("value_quantity", "value_code", "value_text"))),
+    )
+    return session.scalars(kept.limit(1)).first() is not None
 
 
 def release(session: Session, request_id: int) -> DiagnosticReport:
@@ -595,6 +610,7 @@ def correct(session: Session, observation_id: int, text: str, *, reason: str, un
 
     Nobody reads the wrong one any longer, and the new one waits for a second person. Raises IllegalTransition, Invalid.
     """
+    guard.require("update", "Specimen")
     guard.require("update", "Observation")
     result = _result(session, observation_id)
     if result.status not in STANDING or result.verified_at is None:
@@ -618,13 +634,17 @@ def correct(session: Session, observation_id: int, text: str, *, reason: str, un
 
 def withdraw(session: Session, observation_id: int, *, reason: str) -> Observation:
     """Say that a result was never right; it stays to be read, and counts for nothing. Raises IllegalTransition."""
+    guard.require("update", "Specimen")
     guard.require("update", "Observation")
     result = _result(session, observation_id)
     if result.status == ObservationStatus.ENTERED_IN_ERROR:
         raise IllegalTransition("This result is withdrawn already.")
     result.note = line(reason, field="reason", longest=500) or _missing("reason")
     result.status = ObservationStatus.ENTERED_IN_ERROR
+    result.read_at = None
     session.flush()
+    if result.released_at is not None:  # whoever read it reads at once that it was never right
+        events.emit(session, events.ResultsReleased(result.service_request_id or 0, result.patient_id, None))
     return result
 
 
@@ -834,6 +854,7 @@ __all__ = [
     "labelled",
     "last_before",
     "lately_received",
+    "make_known",
     "offered",
     "on_the_way",
     "open_orders",

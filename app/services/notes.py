@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import rfc8785
-from sqlalchemy import ColumnElement, cast, func, select
+from sqlalchemy import ColumnElement, Select, cast, func, select
 from sqlalchemy.dialects.postgresql import REGCONFIG
 from sqlalchemy.orm import Session, joinedload
 
@@ -142,13 +142,20 @@ def unsigned_for(session: Session) -> Waiting:
 
 def waiting_count(session: Session) -> int:
     """How many of the actor's drafts are late, and notes wait for their co-signature."""
+    counts = waiting()
+    if not counts:
+        return 0
+    return sum(session.execute(select(*(each.scalar_subquery().label(name) for name, each in counts.items()))).one())
+
+
+def waiting() -> dict[str, Select[int]]:
+    """What `waiting_count` adds up, to be asked with other counts; nothing where the actor writes no notes."""
     me = current().practitioner_id
     if me is None or not (current().may("update", "ClinicalNote") and current().may("read", "ClinicalNote")):
-        return 0
+        return {}
     late = select(func.count()).select_from(ClinicalNote).where(*_draft_of(me), ClinicalNote.written_at < now() - LATE)
     theirs = select(func.count()).select_from(ClinicalNote).where(*_to_cosign(me))
-    counts = session.execute(select(late.scalar_subquery().label("late"), theirs.scalar_subquery().label("theirs")))
-    return sum(counts.one())
+    return {"late": late, "theirs": theirs}
 
 
 def _draft_of(me: int) -> tuple[ColumnElement[bool], ...]:

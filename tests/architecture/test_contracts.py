@@ -141,6 +141,7 @@ BESIDE = {
     "app/services/free_times.py": {"connection", "text"},
     "app/services/scheduling.py": {"connection"},
     "app/services/merging.py": {"connection", "text"},
+    "app/services/turnaround.py": {"connection", "text"},
 }
 """Who may pass beside the gate, and by which door; each has a reason in the file itself."""
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import psutil
 
-from tests.bench import imports, live, people, scheduling
+from tests.bench import imports, live, messages, people, scheduling
 from tests.bench.house import PROJECT, Crowd, House, furnish, open_house, open_web, spent
 from tests.bench.rounds import Progress, measured, percentile, scenes, warmed
 from tests.bench.trail import Trail
@@ -36,6 +36,7 @@ PARTS = (
     "import",
     "scheduling",
     "live",
+    "hl7",
     "trail",
 )
 TARGETS = {
@@ -294,6 +295,14 @@ class Bench:
         self.say("", f"Memory of the web processes together with all of them open: {told.megabytes:.0f} MB.")
         if (slow := percentile(told.each, 0.95)) > 1000:
             self.missed.append(f"commit to screen: {slow:.0f} ms at p95, target 1000")
+
+    def hl7(self) -> None:
+        """Messages of other systems, from the wire to the answer."""
+        self.progress.step("taking HL7 v2 messages in")
+        rounds = messages.measure(self.house, "wardbook", 400 if self.options.quick else 4000)
+        self.say(*messages.report(rounds))
+        if (slow := rounds[0].rate) < 200:
+            self.missed.append(f"HL7 v2 in: {slow:.0f} messages/s, target 200")
 
 
 def machine() -> str:

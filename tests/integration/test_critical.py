@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -95,9 +95,16 @@ def settled(laboratory: Laboratory) -> Iterator[None]:
             critical.acknowledge(session, each.id, read_back=each.value)
 
 
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the quarter of an hour be over at once."""
-    monkeypatch.setattr("app.services.critical.PATIENCE", timedelta())
+def late(number: int, quarters: int = 1) -> datetime:
+    """When nobody has confirmed a result for so many quarters of an hour."""
+    raised: datetime = stored(number)["raised_at"]
+    return raised + quarters * critical.PATIENCE
+
+
+def escalated(at: datetime) -> list[int]:
+    """What the job hands on at a moment."""
+    with guard.acting_as(service("critical")), guard.unit_of_work() as session:
+        return critical.escalate(session, at)
 
 
 def stored(number: int) -> Any:
@@ -264,14 +271,12 @@ def test_after_a_quarter_of_an_hour_it_goes_to_whoever_is_on_call(
     colleague: tuple[int, int],
     raised: Callable[..., int],
     on_call: None,
-    monkeypatch: pytest.MonkeyPatch,
     client_as: Callable[[str], Any],
 ) -> None:
     number = raised()
-    with monkeypatch.context() as clock:
-        impatient(clock)
-        chores.escalate()
-        chores.escalate()
+    assert escalated(late(number) - timedelta(seconds=1)) == []
+    assert escalated(late(number)) == [number]
+    assert escalated(late(number) + timedelta(minutes=1)) == []
     found = stored(number)
     assert found["target_id"] == colleague[1]
     assert found["escalated_at"] is not None
@@ -287,13 +292,70 @@ def test_after_a_quarter_of_an_hour_it_goes_to_whoever_is_on_call(
 
 
 def test_where_nobody_is_on_call_it_stays_where_it_is_and_is_tried_again(
-    laboratory: Laboratory, raised: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    laboratory: Laboratory, raised: Callable[..., int], client_as: Callable[[str], Any]
 ) -> None:
     number = raised()
-    impatient(monkeypatch)
-    chores.escalate()
+    assert escalated(late(number)) == []
+    assert escalated(late(number, 2)) == []
+    assert f"/critical/{number}/" in client_as("lab").page("/critical/")
     assert stored(number)["target_id"] == laboratory.hospital.staff["doctor"]
     assert stored(number)["escalated_at"] is None
+
+
+def test_whoever_is_on_call_is_asked_again_and_every_try_is_written_down(
+    laboratory: Laboratory,
+    colleague: tuple[int, int],
+    raised: Callable[..., int],
+    on_call: None,
+    client_as: Callable[[str], Any],
+) -> None:
+    number, doctor = raised(), laboratory.hospital.staff["doctor"]
+    for quarter in (1, 2, 3):
+        assert escalated(late(number, quarter)) == [number]
+    assert [each["recipient_id"] for each in tries(number)] == [doctor, colleague[1], colleague[1]]
+    assert {each["outcome"] for each in tries(number)} == {"not-reached"}
+    assert stored(number)["acknowledged_at"] is None
+    assert f"/critical/{number}/" in client_as("lab").page("/critical/")
+
+
+def corrected(laboratory: Laboratory, number: int, value: str) -> list[int]:
+    """Give a result another value and verify it; gives the ids of all that was raised for it."""
+    result = stored(number)["observation_id"]
+    with factories.acting(laboratory.hospital.accounts["lab"]), guard.unit_of_work() as session:
+        lab.correct(session, result, value, reason="Haemolysed")
+    with factories.acting(laboratory.second), guard.unit_of_work() as session:
+        lab.verify(session, result, despite="Measured twice")
+    with guard.engine().connect() as connection:
+        table = CriticalResult.__table__
+        found = select(table.c.id).filter_by(observation_id=result).order_by(table.c.id)
+        return list(connection.execute(found).scalars())
+
+
+def test_a_correction_to_another_critical_value_is_raised_anew(
+    laboratory: Laboratory, raised: Callable[..., int]
+) -> None:
+    first = raised()
+    _, second = corrected(laboratory, first, "7.2")
+    assert stored(second)["value"] == "7.2 mmol/L"
+    with factories.acting(laboratory.hospital.accounts["doctor"]), guard.unit_of_work() as session:
+        for each in (first, second):
+            critical.acknowledge(session, each, read_back=stored(each)["value"])
+    assert corrected(laboratory, first, "7.2") == [first, second], "nobody was told anything else meanwhile"
+    assert corrected(laboratory, first, "4.0") == [first, second]
+    *_, third = corrected(laboratory, first, "6.8")
+    assert third not in (first, second), "who was told of it was told of another value since"
+    assert stored(third)["acknowledged_at"] is None
+
+
+def test_a_correction_to_a_normal_value_is_said_on_what_is_open(
+    laboratory: Laboratory, raised: Callable[..., int], client_as: Callable[[str], Any]
+) -> None:
+    number, doctor = raised(), client_as("doctor")
+    assert "corrected:" not in doctor.page("/")
+    assert corrected(laboratory, number, "4.0") == [number]
+    assert "corrected: 4.0 mmol/L" in doctor.page("/"), "on the banner"
+    assert "It says now: 4.0 mmol/L" in doctor.page(f"/critical/{number}/")
+    assert "corrected: 4.0 mmol/L" in client_as("lab").page("/critical/")
 
 
 def test_the_list_shows_what_is_open_at_a_branch(
@@ -329,7 +391,9 @@ def test_the_report_counts_by_branch(
     assert line.median == pytest.approx(12)
     assert line.ninth == pytest.approx(20)
     bench = client_as("lab")
-    assert "Hospital Norte" in bench.page("/critical/times/")
+    page = bench.page("/critical/times/")
+    assert "Hospital Norte" in page
+    assert 'aria-label="Minutes of' in page
     assert bench.get("/critical/times/?since=nonsense&until=2026-01-01").status_code == 422
 
 

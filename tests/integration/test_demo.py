@@ -14,10 +14,11 @@ from sqlalchemy import func, select
 from app import actor, guard, trail
 from app.actor import Actor, Origin
 from app.errors import Forbidden
-from app.services import accounts, clinical, credentials, notes, patients
+from app.services import accounts, clinical, credentials, lab, notes, patients
 from jobs import demo
 from jobs.demo_charts import interpret
 from models.clinical import AllergyIntolerance, Encounter, Observation
+from models.lab import CriticalResult, ServiceRequest
 from models.migrations import migrate
 from models.organization import Branch, Practitioner, Room
 from models.patients import Patient
@@ -93,7 +94,8 @@ def identities(session: guard.GuardedSession, limit: int) -> list[tuple[object, 
 
 
 def values(session: guard.GuardedSession, patient_id: int) -> list[tuple[object, ...]]:
-    rows = session.scalars(select(Observation).where(Observation.patient_id == patient_id).order_by(Observation.id))
+    of_chart = select(Observation).where(Observation.patient_id == patient_id, Observation.test_id.is_(None))
+    rows = session.scalars(of_chart.order_by(Observation.id))  # what the laboratory does, it does today
     return [(row.code, row.effective_at, row.value_quantity, row.interpretation, row.component) for row in rows]
 
 
@@ -106,10 +108,10 @@ def test_it_is_a_chain_of_three_in_two_time_zones_with_staff_and_patients(hospit
         branches = session.scalars(select(Branch).order_by(Branch.id)).all()
         assert {branch.time_zone for branch in branches} == {"Europe/Madrid", "Atlantic/Canary"}
         assert {branch.organization.part_of_id for branch in branches} == {branches[0].organization_id - 1}
-        assert (len(branches), number_of(session, Practitioner), number_of(session, Patient)) == (3, 26, 300)
+        assert (len(branches), number_of(session, Practitioner), number_of(session, Patient)) == (3, 27, 300)
         assert number_of(session, Room) > 20
         assert number_of(session, Encounter) == hospital.visits > 600
-    assert str(hospital).startswith("Planted 3 branches, 26 staff and 300 patients with ")
+    assert str(hospital).startswith("Planted 3 branches, 27 staff and 300 patients with ")
 
 
 def test_a_second_time_changes_nothing(hospital: demo.Planted) -> None:
@@ -201,7 +203,7 @@ def test_the_index_holds_what_makes_indexes_hard(hospital: demo.Planted) -> None
 def test_one_chart_is_long_and_another_is_plausible(hospital: demo.Planted) -> None:
     with looking() as session:
         per_patient: dict[int, int] = {}
-        for row in session.scalars(select(Observation)):
+        for row in session.scalars(select(Observation).where(Observation.test_id.is_(None))):
             per_patient[row.patient_id] = per_patient.get(row.patient_id, 0) + 1
             assert row.effective_at is not None
             assert row.effective_at <= MOMENT
@@ -268,3 +270,13 @@ def test_nobody_is_asked_to_plant_in_the_past(tmp_path: Path) -> None:
     assert len(people) == 500
     assert all(person.born < today for person in people)
     assert everybody(7, 60, today) == people[:60]
+
+
+def test_the_laboratory_has_work_at_every_stage(hospital: demo.Planted) -> None:
+    with looking() as session:
+        orders = session.scalars(select(ServiceRequest).where(ServiceRequest.category == "laboratory")).all()
+        steps = {standing.step.value for standing in lab.standings(session, lab.open_orders(session))}
+        assert steps == {"collect", "receive", "enter", "verify", "release"}
+        assert {order.status for order in orders} == {"active", "completed"}
+        (critical,) = session.scalars(select(CriticalResult)).all()
+        assert critical.acknowledged_at is None

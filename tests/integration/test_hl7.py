@@ -286,7 +286,7 @@ def test_a_merge_and_an_update_are_proposals_and_change_nobody(mrn: str, databas
 
 def test_every_result_of_the_shared_messages_is_accounted_for(mrn: str) -> None:
     if not SHARED.is_dir():
-        pytest.skip("the shared HL7 messages are not here")
+        pytest.skip("needs the shared data: HL7 messages")
     parts = [part for path in sorted(SHARED.glob("*/*")) for part in hl7_reading.messages_in(path.read_bytes())]
     sent = sum(len(hl7_reading.read(part).results) + hl7_reading.read(part).stray for part in parts)
     before = factories.number_of(Hl7Result)

@@ -22,6 +22,7 @@ from models.lab import (
     ServiceRequest,
     Specimen,
 )
+from models.patients import Patient
 from tests import factories
 from tests.factories import Laboratory
 
@@ -87,13 +88,31 @@ def test_a_panel_from_the_order_to_the_release(laboratory: Laboratory, people: A
     assert stored(one)["portal_at"] == stored(one)["released_at"]
 
 
+def test_nothing_is_ordered_for_somebody_who_has_died(laboratory: Laboratory, people: Acting) -> None:
+    patient = laboratory.hospital.patients[2]
+
+    def died(deceased: bool) -> None:
+        with factories.acting(laboratory.hospital.accounts["doctor"]), guard.unit_of_work() as session:
+            session.get_one(Patient, patient).deceased = deceased
+
+    before = factories.number_of(ServiceRequest)
+    died(True)
+    try:
+        with people("doctor"), pytest.raises(Invalid, match="has died") as refused, guard.unit_of_work() as session:
+            lab.order(session, patient_id=patient, test_id=laboratory.potassium)
+    finally:
+        died(False)
+    assert refused.value.field == "patient"
+    assert factories.number_of(ServiceRequest) == before
+
+
 def test_nobody_verifies_what_they_entered(laboratory: Laboratory, people: Acting) -> None:
     request = received(laboratory, people, laboratory.potassium, laboratory.hospital.patients[3])
     result = entered(people, request, laboratory.potassium, "4.0")
     with people("lab"), pytest.raises(SecondPerson), guard.unit_of_work() as session:
         lab.verify(session, result)
     assert stored(result)["status"] == "preliminary"
-    with people("nurse"), pytest.raises(NotFound), guard.unit_of_work() as session:
+    with people("nurse"), pytest.raises(Forbidden), guard.unit_of_work() as session:
         lab.verify(session, result)
     verified(people, result)
     with people("lab2"), pytest.raises(IllegalTransition), guard.unit_of_work() as session:

@@ -16,7 +16,7 @@ from models.clinical import Observation
 from models.lab import ServiceRequest, Specimen
 from tests import factories
 from tests.conftest import Forms, csrf_of
-from tests.factories import Laboratory
+from tests.factories import Laboratory, stored
 
 SignIn = Callable[[str], Any]
 
@@ -129,9 +129,41 @@ def test_nobody_but_those_who_may_orders_or_works_at_the_bench(
     )
     for username in ("nurse", "reception", "pharmacist", "billing", "privacy", "patient"):
         client = client_as(username)
+        collects = username == "nurse"
         for path in ("", "collect/", "receive/", "worklist/", "verify/", f"order/{patient}/"):
+            if path == "collect/" and collects:
+                continue
             assert client.get(f"/laboratory/{path}").status_code in (403, 404), (username, path)
     assert len(rows(ServiceRequest)) == before
+
+
+@pytest.mark.parametrize("username", ["nurse", "doctor"])
+def test_whoever_cares_takes_specimens_and_does_nothing_else_at_the_bench(
+    laboratory: Laboratory, client_as: SignIn, username: str
+) -> None:
+    patient = laboratory.hospital.patients[3]
+    numbers = ordered(laboratory, patient, laboratory.sodium, laboratory.potassium)
+    client = client_as(username)
+    page = client.page(f"/laboratory/collect/?patient={patient}")
+    assert "Enter results" not in client.page("/laboratory/collect/"), "a way they may not go"
+    answer = client.post(
+        "/laboratory/collect/",
+        data={"csrf_token": csrf_of(page), "patient": str(patient), "order": [str(each) for each in numbers]},
+    )
+    assert answer.status_code == 302, answer.text
+    taken = {stored(ServiceRequest, number)["specimen_id"] for number in numbers}
+    assert len(taken) == 1, "one tube for one kind of specimen"
+    specimen = stored(Specimen, taken.pop())
+    assert specimen["collector_id"] == laboratory.hospital.staff[username]
+    assert specimen["accession"] in client.page(answer.headers["Location"])
+    for path in ("receive/", "worklist/", "verify/"):
+        assert client.get(f"/laboratory/{path}").status_code == 403
+    if username == "nurse":
+        called_off = client.post(
+            f"/laboratory/orders/{numbers[0]}/revoke", data={"csrf_token": csrf_of(page), "reason": "not needed"}
+        )
+        assert called_off.status_code == 403
+        assert stored(ServiceRequest, numbers[0])["status"] == "active"
 
 
 # ---- specimens ---------------------------------------------------------------------------------------------------
@@ -163,7 +195,7 @@ def test_collecting_gives_a_number_and_a_label_for_each_kind_of_specimen(laborat
     for specimen in taken:
         assert lab.is_accession(specimen["accession"])
         assert specimen["accession"] in labels
-    assert labels.count("data:image/svg+xml;base64,") == 2
+    assert labels.count("data:image/png;base64,") == 2
     again = sent(bench, page, "/laboratory/collect/", patient=patient, order=orders)
     assert again.status_code == 409
     assert len(rows(Specimen, patient_id=patient)) == 2

@@ -22,8 +22,9 @@ from app.services import audit, clinical, merging, notes, patients, signing
 from app.services.emergencies import break_glass
 from models.base import now
 from models.clinical import Encounter, Observation
+from models.hl7 import Hl7Message, Hl7Result
 from models.imports import SourceResource
-from models.lab import ServiceRequest
+from models.lab import CriticalAttempt, CriticalResult, ServiceRequest, Specimen
 from models.migrations import grant
 from models.notes import ClinicalNote
 from models.organization import Branch
@@ -116,6 +117,37 @@ def pair(hospital: Hospital) -> tuple[int, int]:
 _numbers = iter(range(1000, 10_000))
 
 
+def of_laboratory(session: Any, patient_id: int, order: ServiceRequest, branch_id: int, result_id: int) -> None:
+    """A specimen, a result as it was before, somebody who was told of it, and the message of another system."""
+    specimen = Specimen(
+        patient_id=patient_id,
+        accession=f"S{next(_numbers):08d}",
+        type_code="SER",
+        branch_id=branch_id,
+        collected_at=WHEN,
+    )
+    critical = CriticalResult(
+        patient_id=patient_id, observation_id=result_id, flag="HH", value="93", raised_at=WHEN, branch_id=branch_id
+    )
+    message = Hl7Message(
+        patient_id=patient_id,
+        state="stored",
+        acknowledgement="AA",
+        received_at=WHEN,
+        digest=str(patient_id).encode(),
+        raw=b"MSH",
+        results=[Hl7Result(position=1, outcome="refused", reason="No value.", patient_id=patient_id)],
+    )
+    session.add_all([specimen, critical, message])
+    session.flush()
+    session.get_one(Observation, result_id).note = "Looked at again"
+    order.specimen_id = specimen.id
+    session.add(
+        CriticalAttempt(patient_id=patient_id, critical_result_id=critical.id, outcome="not-reached", attempted_at=WHEN)
+    )
+    session.flush()
+
+
 def filled(hospital: Hospital, patient_id: int) -> dict[str, int]:
     """A row in every table for a patient, signed notes among them."""
     at = LATER + timedelta(days=10 * next(_numbers))
@@ -199,6 +231,7 @@ def filled(hospital: Hospital, patient_id: int) -> dict[str, int]:
             )
         )
         rows |= {"order": order.id, "paper": paper.id, "dispense": dispense.id, "test": test.id}
+        of_laboratory(session, patient_id, test, branch_id, rows["laboratory"])
         kind = session.scalars(select(factories.VisitType)).first()
         if kind is None:
             kind = factories.VisitType(name="Merge visit", minutes=30, needs_room=False)

@@ -283,6 +283,9 @@ def upgrade() -> None:
         sa.Column("raw", sa.LargeBinary(), nullable=True),
         sa.Column("named", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("patient_id", sa.BigInteger(), nullable=True),
+        sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("decided_by_id", sa.Integer(), nullable=True),
+        sa.Column("decision", sa.String(), server_default=sa.text("''"), nullable=False),
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("fhir_id", sa.Uuid(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
@@ -291,6 +294,10 @@ def upgrade() -> None:
         sa.CheckConstraint("acknowledgement IN ('AA', 'AE', 'AR')", name="hl7_message_acknowledgement"),
         sa.CheckConstraint(
             "state IN ('stored', 'unmatched', 'proposed', 'dead', 'dismissed')", name="hl7_message_state"
+        ),
+        sa.ForeignKeyConstraint(
+            ["decided_by_id"],
+            ["ab_user.id"],
         ),
         sa.ForeignKeyConstraint(
             ["patient_id"],
@@ -305,6 +312,13 @@ def upgrade() -> None:
         ["sender", "control_id"],
         unique=True,
         postgresql_where=sa.text("control_id <> ''"),
+    )
+    op.create_index(
+        "hl7_message_unnumbered",
+        "hl7_message",
+        ["digest"],
+        unique=False,
+        postgresql_where=sa.text("control_id = ''"),
     )
     op.create_index(
         "hl7_message_waiting",
@@ -400,6 +414,7 @@ def upgrade() -> None:
         sa.Column("wanted", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("decided_by_id", sa.Integer(), nullable=True),
+        sa.Column("decision", sa.String(), server_default=sa.text("''"), nullable=False),
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("fhir_id", sa.Uuid(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
@@ -482,13 +497,19 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("fhir_id"),
-        sa.UniqueConstraint("observation_id", "value", name="critical_result_once"),
     )
     op.create_index(
         "critical_result_open",
         "critical_result",
         ["raised_at"],
         unique=False,
+        postgresql_where=sa.text("acknowledged_at IS NULL"),
+    )
+    op.create_index(
+        "critical_result_once",
+        "critical_result",
+        ["observation_id", "value"],
+        unique=True,
         postgresql_where=sa.text("acknowledged_at IS NULL"),
     )
     op.create_index(op.f("ix_critical_result_branch_id"), "critical_result", ["branch_id"], unique=False)
@@ -758,6 +779,9 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_critical_result_branch_id"), table_name="critical_result")
     op.drop_index(
         "critical_result_open", table_name="critical_result", postgresql_where=sa.text("acknowledged_at IS NULL")
+    )
+    op.drop_index(
+        "critical_result_once", table_name="critical_result", postgresql_where=sa.text("acknowledged_at IS NULL")
     )
     op.drop_table("critical_result")
     op.drop_index("patient_proposal_open", table_name="patient_proposal", postgresql_where=sa.text("state = 'open'"))
