@@ -189,7 +189,7 @@ WAYS = {
     "vitals": ("Observation", "VitalSigns.ask", lazy_gettext("Take vital signs")),
     "medications": ("MedicationRequest", "Prescribing.ask", lazy_gettext("Prescribe")),
     "notes": ("ClinicalNote", "Notes.write", lazy_gettext("Write a note")),
-    "orders": ("ServiceRequest", "OrderEntry.ask", lazy_gettext("Order")),
+    "orders": ("ServiceRequest", "OrderEntry.ask", lazy_gettext("Order an image or refer")),
     "results": ("ServiceRequest", "Ordering.ask", lazy_gettext("Order tests")),
     "procedures": ("Procedure", "ProcedureEntry.ask", lazy_gettext("Add a procedure")),
     "immunisations": ("Immunization", "ImmunisationEntry.ask", lazy_gettext("Add an immunisation")),

@@ -506,11 +506,15 @@ class ImmunisationEntry(EntryView):
         )
 
 
+ASKED = {name: ORDERED[name] for name in clinical.ORDER_CATEGORIES}
+"""What is ordered here; tests have a page of their own, with the laboratory's catalogue."""
+
+
 class OrderForm(EntryForm):
     """Something that is to be done by others."""
 
-    category = RadioField(lazy_gettext("Kind"), choices=offered(ORDERED), default="laboratory")
-    what = StringField(lazy_gettext("What is to be done"), description=lazy_gettext("Such as full blood count"))
+    category = RadioField(lazy_gettext("Kind"), choices=offered(ASKED), default="imaging")
+    what = StringField(lazy_gettext("What is to be done"), description=lazy_gettext("Such as X-ray of the chest"))
     priority = RadioField(lazy_gettext("Urgency"), choices=offered(PRIORITIES), default="routine")
     note = StringField(lazy_gettext("For whoever does it"))
     code = StringField(lazy_gettext("LOINC code"), description=lazy_gettext("If you know it"))

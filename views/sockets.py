@@ -152,7 +152,8 @@ class Live:
         """Put a page into the rooms it wants and may be in, and tell it what it missed.
 
         `asked` is {"since": the last event it knows of, or null; "branches": numbers, or null for all}.  The answer,
-        `caught-up`, is {"last", "reset", "missed"}: with `reset` the page has to fetch everything anew.
+        `caught-up`, is {"last", "reset", "missed", "visits"}: with `reset` the page has to fetch everything anew, and
+        without `visits` it is told of none.
         """
         wants: dict[str, Any] = asked if isinstance(asked, dict) else {}
         server = self.io.server
@@ -165,7 +166,8 @@ class Live:
                 for room in rooms:
                     server.enter_room(sid, room)
                 told = [pointer.told(event) for event, pointer in missed or () if not rooms.isdisjoint(pointer.rooms())]
-                answer = {"last": self.position, "reset": missed is None, "missed": told}
+                visits = any(not room.startswith(feed.PERSON) for room in connection.rooms)
+                answer = {"last": self.position, "reset": missed is None, "missed": told, "visits": visits}
                 server.emit("caught-up", answer, to=sid)
         except redis.RedisError:
             connection.cut()

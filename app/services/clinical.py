@@ -901,7 +901,8 @@ def immunise(
     )
 
 
-ORDER_CATEGORIES: Final = ("laboratory", "imaging", "referral")
+ORDER_CATEGORIES: Final = ("imaging", "referral")
+"""What is ordered in words; tests are ordered from the catalogue (app/services/lab.py)."""
 
 
 def order(
@@ -909,13 +910,13 @@ def order(
     *,
     patient_id: int,
     what: str,
-    category: str = "laboratory",
+    category: str = "imaging",
     priority: str = RequestPriority.ROUTINE,
     code: str = "",
     note: str = "",
     encounter_id: int | None = None,
 ) -> ServiceRequest:
-    """Order a test, an image or a referral, in words and, where it is known, as a LOINC code. Raises Invalid."""
+    """Order an image or a referral, in words and, where it is known, as a LOINC code. Raises Invalid."""
     text = line(what, field="what", longest=200)
     if len(text) < 2:
         raise Invalid("Please say what is to be done.", field="what")

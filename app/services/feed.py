@@ -29,6 +29,8 @@ MOST_MISSED = 200
 NOTHING_YET = "0-0"
 CHAIN = "chain"
 """The room of those who see every branch."""
+PERSON = "person:"
+"""The room of one person begins so: what is for nobody else, and tells of no visit."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Pointer:
     def rooms(self) -> list[str]:
         """Where it is told: what has no branch only to the person it is for."""
         if self.branch_id is None:
-            return [f"person:{self.practitioner_id}"]
+            return [f"{PERSON}{self.practitioner_id}"]
         whose = {"branch": self.branch_id, "practitioner": self.practitioner_id, "patient": self.patient_id}
         return [CHAIN, *(f"{kind}:{key}" for kind, key in whose.items() if key is not None)]
 
@@ -121,7 +123,7 @@ def rooms_of(actor: Actor) -> frozenset[str]:
     """The rooms of what an actor is told of: visits, and the results that come to them."""
     theirs = _rooms_of_visits(actor)
     if acts_on_them(actor) or reads_results(actor):
-        theirs |= {f"person:{actor.practitioner_id}"}
+        theirs |= {f"{PERSON}{actor.practitioner_id}"}
     return theirs
 
 

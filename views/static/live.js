@@ -74,8 +74,8 @@
   socket.on("caught-up", (answer) => {
     for (const pointer of answer.missed) pass(pointer);
     if (answer.reset || last === null || after(answer.last, last)) remember(answer.last);
-    known = Date.now();
-    tell("live");
+    if (answer.visits) known = Date.now();
+    tell(answer.visits ? "live" : "offline");
     if (answer.reset) document.dispatchEvent(new CustomEvent("wardbook:reset"));
   });
   socket.on("pointer", pass);
