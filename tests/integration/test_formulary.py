@@ -24,7 +24,7 @@ from tests import factories
 from tests.conftest import Browser, Database
 
 Acting = Callable[[str], AbstractContextManager[Any]]
-SHARED = Path("/work/shared/data/terminology/rxnorm_in_synthea.csv")
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "terminology" / "rxnorm_in_synthea.csv"
 HEAD = "system,code,display,dose_form,unit,ingredients,active\n"
 
 
