@@ -304,7 +304,12 @@ def test_a_page_that_was_away_is_told_exactly_what_it_missed(place: Place, grant
         assert [pointer["id"] for pointer in answer["missed"]] == missed
         assert all(set(pointer) == KEYS for pointer in answer["missed"])
         assert not answer["reset"]
-        assert back.follow(since=answer["last"]) == {"last": answer["last"], "missed": [], "reset": False, "visits": True}
+        assert back.follow(since=answer["last"]) == {
+            "last": answer["last"],
+            "missed": [],
+            "reset": False,
+            "visits": True,
+        }
         assert back.nothing_more()
 
 
